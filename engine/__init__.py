@@ -1,0 +1,47 @@
+"""An agent engine as an explicit finite-state machine: recorded transitions, exact resumption, enforced limits."""
+
+from ._version import __version__
+from .api import Engine, Session
+from .core.limits import Limits
+from .core.record import TransitionRecord
+from .core.values import (
+    Message,
+    ModelReply,
+    Outcome,
+    Priority,
+    Prompt,
+    State,
+    ToolCall,
+    ToolSpec,
+    ToolStatus,
+    Usage,
+)
+from .errors import EngineError
+from .ports import ModelRequest, ToolContext, ToolOutput
+from .runtime.parts import EngineSettings, TurnResult
+from .tools.function import tool
+
+__all__ = [
+    "Engine",
+    "EngineError",
+    "EngineSettings",
+    "Limits",
+    "Message",
+    "ModelReply",
+    "ModelRequest",
+    "Outcome",
+    "Priority",
+    "Prompt",
+    "Session",
+    "State",
+    "ToolCall",
+    "ToolContext",
+    "ToolOutput",
+    "ToolSpec",
+    "ToolStatus",
+    "TransitionRecord",
+    "TurnResult",
+    "Usage",
+    "__version__",
+    "tool",
+]

@@ -1,0 +1,378 @@
+"""What hosts call: `Engine` and `Session`.
+
+An engine is opened with `async with` and holds sessions; a session is one conversation with its journal. May import
+everything below it. Must never hold the state of a session itself: that is the driver's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TypedDict, Unpack
+from uuid import uuid4
+
+import anyio
+from anyio.abc import TaskGroup
+
+from .core.events import SessionOpened, ShutdownRequested, TurnCancelled, UserAnswered
+from .core.limits import Limits
+from .core.record import TransitionRecord
+from .core.values import JsonObject, Message, Prompt, Request, State, Usage, check_id
+from .errors import EngineClosed, EngineError, UnknownSession
+from .journal import MemoryJournal
+from .journal.codec import Chain
+from .log import logger
+from .ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy, Tool
+from .replay.turns import ConversationTurn
+from .runtime.broadcast import Broadcast
+from .runtime.clock import SystemClock
+from .runtime.driver import Driver
+from .runtime.ledger import Ledger
+from .runtime.parts import EngineSettings, Parts, TurnResult
+from .runtime.stream import TurnStream
+from .tools.registry import Toolbox
+
+_PAGE = 512
+
+
+class Extras(TypedDict, total=False):
+    """What an engine takes beside model, tools, journal and limits; see the ports of the same names."""
+
+    settings: EngineSettings
+    middleware: Sequence[Middleware]
+    providers: Sequence[ContextProvider]
+    observers: Sequence[Observer]
+    approver: Approver
+    policy: Policy
+    clock: Clock
+
+
+class Who(TypedDict, total=False):
+    """Whose session it is, in the host's own words: recorded with the session and handed to its tools."""
+
+    external_id: str | None
+    user: str | None
+    workspace: str | None
+    parent: str | None
+    metadata: JsonObject
+
+
+class Engine:
+    """Runs sessions. Use it with `async with`; leaving it shuts every session down in order.
+
+    Args:
+        model: the language model.
+        tools: tools, or annotated functions, which become tools with `effect="write"`.
+        journal: where histories are kept; in memory if not given.
+        limits: what sessions may use.
+        extras: see `Extras`.
+
+    Raises:
+        ToolDefinitionError: something is no tool, or a name is taken twice.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Model,
+        tools: Iterable[Tool | Callable[..., object]] = (),
+        journal: Journal | None = None,
+        limits: Limits | None = None,
+        **extras: Unpack[Extras],
+    ) -> None:
+        self._parts = Parts(
+            model=model,
+            toolbox=Toolbox(tools),
+            journal=MemoryJournal() if journal is None else journal,
+            limits=limits or Limits(),
+            settings=extras.get("settings") or EngineSettings(),
+            clock=extras.get("clock") or SystemClock(),
+            middleware=tuple(extras.get("middleware", ())),
+            providers=tuple(extras.get("providers", ())),
+            observers=tuple(extras.get("observers", ())),
+            approver=extras.get("approver"),
+            policy=extras.get("policy"),
+        )
+        self._sessions: dict[str, Session] = {}
+        self._opening = anyio.Lock()
+        self._group: TaskGroup | None = None
+
+    async def __aenter__(self) -> Engine:
+        if self._group is not None:
+            raise EngineClosed("this engine is already open; make another one for another `async with`")
+        self._group = await anyio.create_task_group().__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        group = self._running_group()
+        try:
+            await self.shutdown(0.0 if kind else self._parts.settings.exit_grace_s)
+        finally:
+            self._group = None
+            group.cancel_scope.cancel()
+            suppress = await group.__aexit__(kind, error, trace)
+        return suppress
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of this engine."""
+        return self._parts.limits
+
+    @property
+    def journal(self) -> Journal:
+        """Where the histories are kept."""
+        return self._parts.journal
+
+    async def open(self, session_id: str | None = None, *, takeover: bool = False, **who: Unpack[Who]) -> Session:
+        """Return a session: a new one, or one rebuilt from its journal.
+
+        A turn that was interrupted goes on in the background: finished tools are not run again, calls that never started
+        run, started ones by their effect. `session.result()` waits for it.
+
+        Args:
+            session_id: `[A-Za-z0-9_-]{1,128}`; a new unique one if not given.
+            takeover: take the session from another living writer.
+            who: recorded with the session, see `Who`; what is not given stays as it was recorded.
+
+        Raises:
+            InvalidId: the id does not match.
+            SessionBusy: another engine or process writes to the session.
+            EngineClosed: the engine is not open.
+            JournalError: the history cannot be read or does not hold.
+        """
+        group = self._running_group()
+        name = uuid4().hex if session_id is None else check_id(session_id)
+        async with self._opening:
+            if name in self._sessions:
+                return self._sessions[name]
+            session = await self._load(name, takeover)
+            await session._driver.ledger.commit_opening(_opened(session, self._parts, who))
+            self._sessions[name] = session
+        if session.state not in (State.IDLE, State.WAITING_FOR_USER):
+            group.start_soon(self._go_on, session)
+        return session
+
+    async def _load(self, name: str, takeover: bool) -> Session:
+        writer = await self._parts.journal.claim(name, takeover=takeover)
+        try:
+            broadcast = Broadcast(name, self._parts.observers)
+            ledger = Ledger(name, self._parts, writer, broadcast)
+            await ledger.load()
+            return Session(self, Driver(self._parts, ledger, broadcast))
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await writer.release()
+            raise
+
+    async def find(self, external_id: str) -> list[str]:
+        """Return the ids of the sessions that were opened with this external id, sorted. Looks through all sessions."""
+        return [info.id for info in await self._parts.journal.sessions() if info.external_id == external_id]
+
+    async def history(self, session_id: str, after: int = 0) -> AsyncIterator[TransitionRecord]:
+        """Iterate over a session's records from sequence `after` + 1, without opening it.
+
+        Raises:
+            UnknownSession: the journal holds no such session.
+            JournalCorrupt: a record is damaged.
+        """
+        async for record in read_history(self._parts.journal, session_id, after):
+            yield record
+
+    async def shutdown(self, grace_s: float = 0.0) -> None:
+        """Let running turns end for up to `grace_s` seconds, interrupt the others, release every session. Idempotent.
+
+        Interrupted turns are recorded as such and go on when their session is opened again.
+        """
+        sessions = list(self._sessions.values())
+        for session in sessions:
+            session._driver.refuse_prompts()
+        with anyio.move_on_after(grace_s):
+            for session in sessions:
+                await session._driver.rest()
+        with anyio.CancelScope(shield=True):
+            for session in sessions:
+                await session.close()
+            await self._parts.journal.aclose()
+            close_model = getattr(self._parts.model, "aclose", None)
+            if close_model is not None:
+                await close_model()
+
+    def _running_group(self) -> TaskGroup:
+        if self._group is None:
+            raise EngineClosed("the engine is not open: use it inside `async with Engine(...) as engine:`")
+        return self._group
+
+    async def _go_on(self, session: Session) -> None:
+        try:
+            await session._driver.resume()
+        except EngineError:
+            # Nobody waits here; whoever uses the session next meets the same error.
+            logger.exception("an interrupted turn could not go on", session=session.id)
+
+    def _start(self, work: Callable[[], object]) -> None:
+        self._running_group().start_soon(work)  # type: ignore[arg-type]
+
+    def _forget(self, session: Session) -> None:
+        self._sessions.pop(session.id, None)
+
+
+class Session:
+    """One conversation. Made by `Engine.open`; `async with` releases it at the end."""
+
+    def __init__(self, engine: Engine, driver: Driver) -> None:
+        self._engine = engine
+        self._driver = driver
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.close()
+
+    def __repr__(self) -> str:
+        return f"<session {self.id} {self.state.value} at {self.seq}>"
+
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        return self._driver.session.id
+
+    @property
+    def external_id(self) -> str | None:
+        """The host's own name for the session."""
+        return self._driver.session.opened.external_id
+
+    @property
+    def state(self) -> State:
+        """What is going on; its value is the lower-case name."""
+        return self._driver.session.state
+
+    @property
+    def seq(self) -> int:
+        """Sequence number of the newest durable record."""
+        return self._driver.session.seq
+
+    @property
+    def pending(self) -> tuple[Request, ...]:
+        """What the session waits for a person to answer."""
+        return self._driver.session.pending
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """The conversation as a model provider accepts it: every call with a result, in every state."""
+        return self._driver.session.messages()
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of the whole session."""
+        return self._driver.session.usage
+
+    @property
+    def turns(self) -> tuple[ConversationTurn, ...]:
+        """The newest ended turns, oldest first, at most `limits.turns_ring`."""
+        return tuple(self._driver.ledger.turns)
+
+    @property
+    def recent(self) -> tuple[TransitionRecord, ...]:
+        """The newest records, oldest first, at most `limits.history_ring`."""
+        return tuple(self._driver.ledger.recent)
+
+    @property
+    def cut_bytes(self) -> int:
+        """How many bytes of a torn record the journal cut off when the session was opened."""
+        return self._driver.ledger.cut_bytes
+
+    async def ask(self, prompt: str | Prompt) -> TurnResult:
+        """Run one turn and return how it came to rest: ended, or waiting for `answer`.
+
+        Prompts that are asked while a turn runs wait for it, in order. Cancelling the call cancels the turn.
+
+        Raises:
+            IllegalTransition: the session waits for an answer; answer or cancel first.
+            InboxFull: `limits.inbox_size` prompts wait already.
+            JournalUnavailable: the journal failed; no effect of what it did not store started. The next call goes on.
+            EngineClosed: the engine or session is closed.
+        """
+        return await self._driver.ask(Prompt(text=prompt) if isinstance(prompt, str) else prompt)
+
+    def stream(self, prompt: str | Prompt) -> TurnStream:
+        """Run one turn in the background and iterate over its records and notices, ending with the `TurnResult`.
+
+        `async for` alone lets the turn go on when the loop is left early; inside `async with` leaving cancels it. A slow
+        reader loses the oldest items and sees a `Gap`.
+        """
+        asked = Prompt(text=prompt) if isinstance(prompt, str) else prompt
+        return TurnStream(self._driver, asked, self._engine._start)
+
+    async def answer(self, request_id: str, *, approve: bool, text: str | None = None, by: str | None = None) -> TurnResult:
+        """Answer a pending request, in any order, and wait until the session rests again.
+
+        Args:
+            request_id: the `id` of one of `pending`.
+            approve: yes or no to what the request asks.
+            text: what the model is told: why not, or the result of a write that did happen.
+            by: who answered, for the record.
+
+        Raises:
+            InvalidEvent: no such request is pending.
+        """
+        return await self._driver.answer(UserAnswered(request_id=request_id, approve=approve, text=text, by=by))
+
+    async def cancel(self, reason: str = "cancelled") -> None:
+        """Cancel the open turn, wherever it is. Every call gets a terminal record. Without an open turn do nothing."""
+        await self._driver.stop(TurnCancelled(reason=reason))
+
+    async def result(self) -> TurnResult:
+        """Wait until the session rests and return its newest turn's result."""
+        if self.state not in (State.IDLE, State.WAITING_FOR_USER):
+            return await self._driver.resume()
+        await self._driver.rest()
+        return self._driver.result()
+
+    async def history(self, after: int = 0) -> AsyncIterator[TransitionRecord]:
+        """Iterate over the durable records from sequence `after` + 1: all of them, from the journal."""
+        async for record in read_history(self._engine.journal, self.id, after):
+            yield record
+
+    async def close(self) -> None:
+        """Release the session; an open turn is interrupted in order. Idempotent."""
+        await self._driver.stop(ShutdownRequested(reason="closed"))
+        await self._driver.close()
+        self._engine._forget(self)
+
+
+async def read_history(journal: Journal, session_id: str, after: int = 0) -> AsyncIterator[TransitionRecord]:
+    """Iterate over a session's records, their hashes and order checked.
+
+    Raises:
+        UnknownSession: the journal holds no such session.
+        JournalCorrupt: a record is damaged or does not follow from the one before.
+    """
+    check_id(session_id)
+    chain: Chain | None = None
+    seq = max(0, after - 1)
+    while page := await journal.read(session_id, seq, _PAGE):
+        for line in page:
+            if chain is None:
+                chain = Chain.at(line.text, session_id, line.offset)
+            record = chain.decode(line.text, line.offset)
+            seq = record.seq
+            if seq > after:
+                yield record
+    if seq == 0:
+        raise UnknownSession(session_id)
+
+
+def _opened(session: Session, parts: Parts, who: Who) -> SessionOpened | None:
+    """Return the event that records new settings, if they are new."""
+    known = session._driver.session.opened
+    given = {name: value for name, value in who.items() if value is not None}
+    event = known.model_copy(
+        update={"settings": parts.limits.settings(parts.settings.on_unknown), **given}
+    )
+    return event if session.seq == 0 or event != known else None

@@ -1,0 +1,272 @@
+"""The actions of the table: pure functions that write to a cursor and ask for effects.
+
+An action never decides a state: that is the table's. May import the other core modules. Must never raise for an event that
+`guards.check` let pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .cursor import Cursor
+from .effects import AskUser, CallModel, CancelWork, PrepareContext, Recover, RunTool, effect_id
+from .events import ModelReplied, PromptReceived
+from .recovery import batch_fault, counted, plan_for
+from .session import Batch, CallState, Turn
+from .values import Fault, Message, Outcome, PlannedCall, Request, ToolCall, ToolStatus
+
+CONTINUE = "Continue exactly where you stopped."
+"""What the model is told after a reply that its token limit cut off."""
+
+_PREPARE = PrepareContext()
+CANCEL = CancelWork()
+
+# --- actions: the turn ---------------------------------------------------------------------------------------------------
+
+
+def note_opening(cursor: Cursor) -> None:
+    """Take over the recorded settings."""
+    cursor.opened = cursor.event
+
+
+def open_turn(cursor: Cursor) -> None:
+    """Open a turn with the prompt at the end of the conversation."""
+    event: PromptReceived = cursor.event
+    cursor.turn = Turn(
+        number=cursor.session.turns + 1,
+        prompt=event.messages,
+        direct_calls=event.direct_calls,
+        direct_plans=event.plans,
+        priority=event.priority,
+        metadata=event.metadata,
+        opened_seq=cursor.seq,
+    )
+    cursor.transcript = cursor.transcript.extended(event.messages)
+    prepare(cursor)
+
+
+def prepare(cursor: Cursor) -> None:
+    """Ask for the context of the next round."""
+    cursor.effects.append(_PREPARE)
+
+
+def take_context(cursor: Cursor) -> None:
+    """Add what the context providers brought, and ask the model."""
+    _add_context(cursor)
+    cursor.change_turn(round=cursor.open_turn.round + 1)
+    call_model(cursor)
+
+
+def call_model(cursor: Cursor) -> None:
+    """Ask the model for this round's reply."""
+    cursor.effects.append(CallModel(round=cursor.open_turn.round))
+
+
+def take_direct_calls(cursor: Cursor) -> None:
+    """Open a batch with the calls that the host asked for."""
+    _add_context(cursor)
+    turn = cursor.open_turn
+    message = Message(role="assistant", tool_calls=turn.direct_calls)
+    _open_batch(cursor, message, turn.direct_calls, turn.direct_plans)
+    cursor.change_turn(direct_calls=(), direct_plans=())
+
+
+def take_refused_direct_calls(cursor: Cursor) -> None:
+    """Record the refusals of the calls that the host asked for, and prepare the model's round."""
+    take_direct_calls(cursor)
+    settle(cursor)
+
+
+def take_calls(cursor: Cursor) -> None:
+    """Open a batch with the calls of the reply."""
+    reply = cursor.event.reply
+    _account(cursor)
+    message = Message(role="assistant", text=reply.text, tool_calls=reply.tool_calls, patch=reply.patch)
+    _open_batch(cursor, message, reply.tool_calls, cursor.event.plans)
+
+
+def take_refused_calls(cursor: Cursor) -> None:
+    """Record calls that were all refused, and prepare the next round."""
+    take_calls(cursor)
+    settle(cursor)
+
+
+def take_surplus_calls(cursor: Cursor) -> None:
+    """Record calls beyond the round limit as not run, and give the turn up."""
+    limit = cursor.opened.settings.max_tool_rounds
+    _refuse_all(cursor, Fault(kind="round_limit", message=f"the turn used all of its {limit} tool rounds"))
+
+
+def take_hopeless_calls(cursor: Cursor) -> None:
+    """Record malformed calls for the last time, and give the turn up."""
+    streak = cursor.open_turn.malformed_streak + 1
+    complaint = next(plan.refusal for plan in cursor.event.plans if plan.malformed)
+    message = f"the model sent malformed arguments {streak} times in a row; the last complaint: {complaint}"
+    _refuse_all(cursor, Fault(kind="malformed_arguments", message=message))
+
+
+def continue_reply(cursor: Cursor) -> None:
+    """Keep the cut reply and ask for the rest."""
+    reply = cursor.event.reply
+    _account(cursor)
+    parts = (Message(role="assistant", text=reply.text, patch=reply.patch), Message(role="user", text=CONTINUE))
+    cursor.transcript = cursor.transcript.extended(parts)
+    turn = cursor.open_turn
+    cursor.change_turn(text=(turn.text or "") + (reply.text or ""), continuations=turn.continuations + 1)
+    prepare(cursor)
+
+
+def finish_turn(cursor: Cursor) -> None:
+    """End the turn with the model's text."""
+    reply = cursor.event.reply
+    _account(cursor)
+    cursor.transcript = cursor.transcript.extended((Message(role="assistant", text=reply.text, patch=reply.patch),))
+    earlier = cursor.open_turn.text
+    text = reply.text if earlier is None else earlier + (reply.text or "")
+    end_turn(cursor, Outcome.COMPLETED, "", text)
+
+
+# --- actions: tool calls -------------------------------------------------------------------------------------------------
+
+
+def note_start(cursor: Cursor) -> None:
+    """Mark the call as started."""
+    change_call(cursor, cursor.event.call_id, status=ToolStatus.RUNNING)
+
+
+def note_finish(cursor: Cursor) -> None:
+    """Keep the call's end."""
+    event = cursor.event
+    change_call(
+        cursor, event.call_id, status=event.status, content=event.content, error=event.error,
+        duration_s=event.duration_s, patch=event.patch,
+    )  # fmt: skip
+
+
+def finish_batch(cursor: Cursor) -> None:
+    """Keep the last call's end and prepare the next round."""
+    note_finish(cursor)
+    settle(cursor)
+
+
+def fail_batch(cursor: Cursor) -> None:
+    """Keep the last call's end and plan what to do about the trouble."""
+    note_finish(cursor)
+    recover_batch(cursor)
+
+
+def settle(cursor: Cursor) -> None:
+    """Move the settled batch into the conversation and prepare the next round."""
+    _close_batch(cursor)
+    prepare(cursor)
+
+
+def recover_batch(cursor: Cursor) -> None:
+    """Plan what to do about the gravest trouble of the batch."""
+    plan_recovery(cursor, batch_fault(cursor.calls))
+
+
+# --- shared pieces -------------------------------------------------------------------------------------------------------
+
+def _add_context(cursor: Cursor) -> None:
+    if cursor.event.messages:
+        cursor.transcript = cursor.transcript.extended(cursor.event.messages)
+
+
+def _account(cursor: Cursor) -> None:
+    """Book a reply: its tokens, and whether its arguments were well-formed."""
+    event: ModelReplied = cursor.event
+    turn = cursor.open_turn
+    malformed = any(plan.malformed for plan in event.plans)
+    streak = turn.malformed_streak + 1 if malformed else 0
+    usage = event.reply.usage
+    if usage is None:
+        cursor.change_turn(malformed_streak=streak, fault_counts=())
+    else:
+        cursor.change_turn(malformed_streak=streak, fault_counts=(), usage=turn.usage + usage)
+        cursor.usage = cursor.usage + usage
+
+
+def _open_batch(cursor: Cursor, message: Message, calls: Sequence[ToolCall], plans: tuple[PlannedCall, ...]) -> None:
+    states: list[CallState] = []
+    requests: list[Request] = []
+    for index, (call, plan) in enumerate(zip(calls, plans, strict=True)):
+        key = effect_id(cursor.session.id, cursor.seq, index)
+        if plan.decision == "refuse":
+            error = "malformed_arguments" if plan.malformed else plan.status.value
+            states.append(CallState(call, plan, key, plan.status, content=plan.refusal or "refused", error=error))
+            continue
+        states.append(CallState(call, plan, key))
+        if plan.decision == "ask":
+            text = plan.refusal or f"May {call.name} run?"
+            requests.append(Request(id=f"{key}:approval", kind="approval", call_id=call.id, text=text))
+        else:
+            cursor.effects.append(RunTool(call_id=call.id, key=key))
+    cursor.effects.extend(AskUser(request=request) for request in requests)
+    cursor.change_turn(batch=Batch(message, tuple(states)), requests=tuple(requests))
+
+
+def _refuse_all(cursor: Cursor, fault: Fault) -> None:
+    reply = cursor.event.reply
+    _account(cursor)
+    states = tuple(
+        CallState(
+            call, plan, effect_id(cursor.session.id, cursor.seq, index), ToolStatus.DENIED,
+            content=plan.refusal if plan.malformed and plan.refusal else f"not run: {fault.message}", error=fault.kind,
+        )
+        for index, (call, plan) in enumerate(zip(reply.tool_calls, cursor.event.plans, strict=True))
+    )  # fmt: skip
+    message = Message(role="assistant", text=reply.text, tool_calls=reply.tool_calls, patch=reply.patch)
+    cursor.change_turn(batch=Batch(message, states))
+    _close_batch(cursor)
+    plan_recovery(cursor, fault)
+
+
+def replace_calls(cursor: Cursor, calls: tuple[CallState, ...]) -> None:
+    batch = cursor.open_turn.batch
+    assert batch is not None
+    cursor.change_turn(batch=Batch(batch.message, calls))
+
+
+def change_call(cursor: Cursor, call_id: str, **changes: object) -> None:
+    calls = tuple(call._replace(**changes) if call.call.id == call_id else call for call in cursor.calls)  # type: ignore[arg-type]
+    replace_calls(cursor, calls)
+
+
+def _close_batch(cursor: Cursor) -> None:
+    turn = cursor.open_turn
+    if turn.batch is None:
+        return
+    cursor.transcript = cursor.transcript.extended(turn.batch.messages())
+    cursor.turn = turn._replace(batch=None, done=turn.done + turn.batch.calls)
+
+
+def close_open_calls(cursor: Cursor, content: str) -> None:
+    if not cursor.calls:
+        return
+    calls = tuple(
+        call
+        if call.status.terminal
+        else call._replace(status=ToolStatus.CANCELLED, content=content + _doubt(call), error="cancelled")
+        for call in cursor.calls
+    )
+    replace_calls(cursor, calls)
+    _close_batch(cursor)
+
+
+def _doubt(call: CallState) -> str:
+    return "; it had started and may have taken effect" if call.started else ""
+
+
+def end_turn(cursor: Cursor, outcome: Outcome, reason: str, text: str | None = None) -> None:
+    turn = cursor.open_turn
+    text = turn.text if text is None else text
+    cursor.turn_ended = turn._replace(outcome=outcome, reason=reason, text=text, requests=(), plan=None)
+    cursor.turn = None
+
+
+def plan_recovery(cursor: Cursor, fault: Fault) -> None:
+    turn = cursor.open_turn
+    plan = plan_for(fault, turn, cursor.opened.settings)
+    cursor.change_turn(fault=fault, plan=plan, fault_counts=counted(turn, fault.kind))
+    cursor.effects.append(Recover(plan=plan))

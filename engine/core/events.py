@@ -1,0 +1,197 @@
+"""The facts that enter the core: one class a kind, past tense, immutable, tagged.
+
+What comes from outside (a reply, an approval, a decision of a policy, a probe's answer) is part of the event, so a history
+replays without asking anyone again. May import `values` only. Adding a kind is a compatible change: readers of the same
+record version tolerate kinds they do not know, and say so. Changing a field is not: raise the record version and register
+an upcaster.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, TypeAdapter
+
+from .values import (
+    Fault,
+    JsonObject,
+    Message,
+    ModelReply,
+    PlannedCall,
+    Priority,
+    SessionSettings,
+    ToolCall,
+    ToolStatus,
+    Value,
+    WirePatch,
+)
+
+
+class SessionOpened(Value):
+    """The session was created, or opened with other settings than it was last recorded with."""
+
+    kind: Literal["session_opened"] = "session_opened"
+    settings: SessionSettings = Field(default_factory=SessionSettings)
+    external_id: str | None = None
+    user: str | None = None
+    workspace: str | None = None
+    parent: str | None = None
+    metadata: JsonObject = Field(default_factory=dict)
+
+
+class PromptReceived(Value):
+    """A turn was opened. Normally with one user message; an imported log may open one with several, or with none."""
+
+    kind: Literal["prompt_received"] = "prompt_received"
+    messages: tuple[Message, ...] = ()
+    direct_calls: tuple[ToolCall, ...] = ()
+    plans: tuple[PlannedCall, ...] = ()
+    priority: Priority = Priority.NORMAL
+    metadata: JsonObject = Field(default_factory=dict)
+
+
+class ContextPrepared(Value):
+    """The model's view was prepared. `messages` are what context providers added; they stay in the conversation."""
+
+    kind: Literal["context_prepared"] = "context_prepared"
+    messages: tuple[Message, ...] = ()
+
+
+class ModelReplied(Value):
+    """The model answered; `plans` says, call by call in the same order, what was decided about its calls."""
+
+    kind: Literal["model_replied"] = "model_replied"
+    reply: ModelReply
+    plans: tuple[PlannedCall, ...] = ()
+
+
+class ToolStarted(Value):
+    """The durable intent of a call with effects on the world, written before the call starts."""
+
+    kind: Literal["tool_started"] = "tool_started"
+    call_id: str
+
+
+class ToolFinished(Value):
+    """A call reached a terminal status. `content` is the text the model gets."""
+
+    kind: Literal["tool_finished"] = "tool_finished"
+    call_id: str
+    status: ToolStatus = ToolStatus.COMPLETED
+    content: str = ""
+    error: str | None = None
+    duration_s: Annotated[float, Field(ge=0)] = 0.0
+    patch: WirePatch | None = None
+
+
+class UserAnswered(Value):
+    """A pending request was answered. `approve` answers the question asked; `text` is what the model is told."""
+
+    kind: Literal["user_answered"] = "user_answered"
+    request_id: str
+    approve: bool
+    text: str | None = None
+    by: str | None = None
+
+
+class Faulted(Value):
+    """An expected failure happened outside a tool's own result."""
+
+    kind: Literal["faulted"] = "faulted"
+    fault: Fault
+
+
+class Recovered(Value):
+    """The recovery plan was carried out; the interrupted step is done again. `waited_s` is what the plan really took."""
+
+    kind: Literal["recovered"] = "recovered"
+    waited_s: Annotated[float, Field(ge=0)] = 0.0
+
+
+class RecoveryNeedsUser(Value):
+    """The fault cannot be mended without an answer."""
+
+    kind: Literal["recovery_needs_user"] = "recovery_needs_user"
+
+
+class RecoveryFailed(Value):
+    """The turn was given up."""
+
+    kind: Literal["recovery_failed"] = "recovery_failed"
+
+
+class TurnCancelled(Value):
+    """The turn was called off."""
+
+    kind: Literal["turn_cancelled"] = "turn_cancelled"
+    reason: str = ""
+
+
+class ProbeResult(Value):
+    """What a tool's probe found out about a write whose end was not seen."""
+
+    call_id: str
+    happened: bool
+    content: str = ""
+
+
+class Resumed(Value):
+    """The session was opened again inside a turn, or after a shutdown. Outstanding effects are issued again."""
+
+    kind: Literal["resumed"] = "resumed"
+    probes: tuple[ProbeResult, ...] = ()
+
+
+class ShutdownRequested(Value):
+    """The session was let go of inside a turn, in order. The state it left is kept."""
+
+    kind: Literal["shutdown_requested"] = "shutdown_requested"
+    reason: str = ""
+
+
+KnownEvent: TypeAlias = (
+    SessionOpened
+    | PromptReceived
+    | ContextPrepared
+    | ModelReplied
+    | ToolStarted
+    | ToolFinished
+    | UserAnswered
+    | Faulted
+    | Recovered
+    | RecoveryNeedsUser
+    | RecoveryFailed
+    | TurnCancelled
+    | Resumed
+    | ShutdownRequested
+)
+"""Every event this release can step."""
+
+Event: TypeAlias = Annotated[KnownEvent, Field(discriminator="kind")]
+"""The discriminated union, as pydantic validates it."""
+
+EVENT_TYPES: dict[str, type[KnownEvent]] = {
+    event.model_fields["kind"].default: event
+    for event in (
+        SessionOpened, PromptReceived, ContextPrepared, ModelReplied, ToolStarted, ToolFinished, UserAnswered, Faulted,
+        Recovered, RecoveryNeedsUser, RecoveryFailed, TurnCancelled, Resumed, ShutdownRequested,
+    )
+}  # fmt: skip
+"""Tag → class: the closed table that decoding uses."""
+
+EVENTS: TypeAdapter[KnownEvent] = TypeAdapter(Event)
+"""Validates any event; its JSON Schema is part of the published one."""
+
+
+class UnknownEvent(Value):
+    """An event of a newer minor release: kept as it was read, never stepped, always reported."""
+
+    kind: str
+    data: JsonObject
+
+
+__all__ = [
+    "EVENTS", "EVENT_TYPES", "ContextPrepared", "Event", "Faulted", "KnownEvent", "ModelReplied", "ProbeResult",
+    "PromptReceived", "Recovered", "RecoveryFailed", "RecoveryNeedsUser", "Resumed", "SessionOpened",
+    "ShutdownRequested", "ToolFinished", "ToolStarted", "TurnCancelled", "UnknownEvent", "UserAnswered",
+]  # fmt: skip

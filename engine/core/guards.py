@@ -1,0 +1,193 @@
+"""The guards of the table, and what an event must refer to: pure questions to a cursor.
+
+A guard answers about the session *as the event will leave it* and changes nothing. It never decides a state: that is the
+table's. May import the other core modules. Must never raise for an event that `check` let pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..errors import InvalidEvent
+from .cursor import Cursor
+from .events import ModelReplied
+from .recovery import TROUBLE
+from .session import CallState
+from .values import PlannedCall, Request, State, ToolCall, ToolStatus
+
+
+def check(cursor: Cursor) -> None:
+    """Refuse an event that is legal in this state but refers to something the session does not have open.
+
+    Raises:
+        InvalidEvent: the text names what is missing.
+    """
+    event = cursor.event
+    match event.kind:
+        case "tool_started" | "tool_finished":
+            call = find_call(cursor.calls, event.call_id)
+            if call is None or not call.runs:
+                raise InvalidEvent(f"{event.kind}: call {event.call_id!r} is not running in this batch")
+            if event.kind == "tool_finished" and not event.status.terminal:
+                raise InvalidEvent(f"tool_finished: status {event.status} is not terminal")
+            if event.kind == "tool_started" and call.started:
+                raise InvalidEvent(f"tool_started: call {event.call_id!r} has already started")
+        case "user_answered":
+            if all(request.id != event.request_id for request in cursor.open_turn.requests):
+                open_ids = ", ".join(request.id for request in cursor.open_turn.requests) or "none"
+                raise InvalidEvent(f"no request {event.request_id!r} is pending; pending: {open_ids}")
+        case "model_replied":
+            _check_plans(event.reply.tool_calls, event.plans)
+        case "prompt_received":
+            _check_plans(event.direct_calls, event.plans)
+        case _:
+            pass
+
+
+def _check_plans(calls: Sequence[ToolCall], plans: tuple[PlannedCall, ...]) -> None:
+    ids = [call.id for call in calls]
+    if ids != [plan.call_id for plan in plans] or len(set(ids)) != len(ids):
+        raise InvalidEvent(f"every call needs an id of its own and one plan, in the same order; calls {ids}")
+
+
+def answered_request(cursor: Cursor) -> Request:
+    """Return the pending request that the event answers."""
+    return next(request for request in cursor.open_turn.requests if request.id == cursor.event.request_id)
+
+
+def find_call(calls: Iterable[CallState], call_id: str) -> CallState | None:
+    """Return the call with this id, if it is in `calls`."""
+    return next((call for call in calls if call.call.id == call_id), None)
+
+
+def _plans(cursor: Cursor) -> tuple[PlannedCall, ...]:
+    if isinstance(cursor.event, ModelReplied):
+        return cursor.event.plans
+    return cursor.open_turn.direct_plans
+
+
+def some_call_runs(cursor: Cursor) -> bool:
+    """Whether a planned call may run at once."""
+    return any(plan.decision == "run" for plan in _plans(cursor))
+
+
+def some_call_asks(cursor: Cursor) -> bool:
+    """Whether a planned call needs an approval."""
+    return any(plan.decision == "ask" for plan in _plans(cursor))
+
+
+def some_call_planned(cursor: Cursor) -> bool:
+    """Whether there is a planned call at all."""
+    return bool(_plans(cursor))
+
+
+def rounds_exhausted(cursor: Cursor) -> bool:
+    """Whether the model asks for tools once more than `max_tool_rounds` admits."""
+    return bool(cursor.event.plans) and cursor.open_turn.round > cursor.opened.settings.max_tool_rounds
+
+
+def parsing_exhausted(cursor: Cursor) -> bool:
+    """Whether malformed arguments came once more in a row than `max_parse_retries` admits."""
+    malformed = any(plan.malformed for plan in cursor.event.plans)
+    return malformed and cursor.open_turn.malformed_streak >= cursor.opened.settings.max_parse_retries
+
+
+def wants_continuation(cursor: Cursor) -> bool:
+    """Whether the reply was cut off by its token limit and the turn may still continue it."""
+    cut = cursor.event.reply.finish == "length"
+    return cut and cursor.open_turn.continuations < cursor.opened.settings.max_continuations
+
+
+def others_run(cursor: Cursor) -> bool:
+    """Whether another call than the one that finished still runs."""
+    return any(call.runs and call.call.id != cursor.event.call_id for call in cursor.calls)
+
+
+def answers_missing(cursor: Cursor) -> bool:
+    """Whether a call still waits for an approval."""
+    return any(call.asks for call in cursor.calls)
+
+
+def finished_in_trouble(cursor: Cursor) -> bool:
+    """Whether this or an earlier end in the batch is a fault that no recovery has dealt with."""
+    return cursor.event.status in TROUBLE or unhandled_trouble(cursor)
+
+
+def unhandled_trouble(cursor: Cursor) -> bool:
+    """Whether an earlier end in the batch is a fault that no recovery has dealt with."""
+    return any(call.status in TROUBLE and not call.handled for call in cursor.calls)
+
+
+def answer_starts_call(cursor: Cursor) -> bool:
+    """Whether the answer lets a call run: an approval given, or "it did not happen" to an unknown outcome."""
+    request = answered_request(cursor)
+    return cursor.event.approve if request.kind == "approval" else not cursor.event.approve
+
+
+def other_answers_missing(cursor: Cursor) -> bool:
+    """Whether another request than the answered one is pending."""
+    return len(cursor.open_turn.requests) > 1
+
+
+def plan_resumes_generating(cursor: Cursor) -> bool:
+    """Whether the recovery plan asks the model again."""
+    plan = cursor.open_turn.plan
+    return plan is not None and plan.resume is State.GENERATING_RESPONSE
+
+
+def left_idle(cursor: Cursor) -> bool:
+    """Whether the session was shut down while idle."""
+    return cursor.left is State.IDLE
+
+
+def left_processing(cursor: Cursor) -> bool:
+    """Whether the session was shut down while processing."""
+    return cursor.left is State.PROCESSING
+
+
+def left_generating(cursor: Cursor) -> bool:
+    """Whether the session was shut down while generating."""
+    return cursor.left is State.GENERATING_RESPONSE
+
+
+def left_waiting(cursor: Cursor) -> bool:
+    """Whether the session was shut down while waiting for the user."""
+    return cursor.left is State.WAITING_FOR_USER
+
+
+def left_in_error(cursor: Cursor) -> bool:
+    """Whether the session was shut down while recovering from a fault."""
+    return cursor.left is State.ERROR
+
+
+def reruns_some(cursor: Cursor) -> bool:
+    """Whether resuming finds a call that may run (again)."""
+    return any(call.runs for call in after_interruption(cursor))
+
+
+def interrupted_in_trouble(cursor: Cursor) -> bool:
+    """Whether resuming finds a write whose end nobody saw, or an older trouble."""
+    return any(call.status in TROUBLE and not call.handled for call in after_interruption(cursor))
+
+
+def after_interruption(cursor: Cursor) -> tuple[CallState, ...]:
+    """Return the open calls as an interruption leaves them.
+
+    Finished calls stay. A call that never started, a read and an idempotent one may run. A write that had started is what
+    its probe found out, else unknown.
+    """
+    probes = {probe.call_id: probe for probe in cursor.event.probes}
+    calls: list[CallState] = []
+    for call in cursor.calls:
+        if not call.started or call.plan.effect != "write":
+            calls.append(call)
+            continue
+        probe = probes.get(call.call.id)
+        if probe is None:
+            text = "interrupted: it had started and may or may not have taken effect"
+            calls.append(call._replace(status=ToolStatus.UNKNOWN, content=text, error="unknown_outcome"))
+        elif probe.happened:
+            calls.append(call._replace(status=ToolStatus.COMPLETED, content=probe.content))
+        else:
+            calls.append(call._replace(status=ToolStatus.QUEUED))
+    return tuple(calls)

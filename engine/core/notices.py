@@ -1,0 +1,58 @@
+"""The volatile outward stream: what is worth showing while it happens and worth nothing afterwards.
+
+Notices are never journaled. A slow reader loses the oldest ones and is told how many by a `Gap`. May import `values` only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the reply's text, as the model streams it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """A piece of the model's reasoning, where the provider streams it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolInputDelta:
+    """A piece of a tool call's arguments while the model writes them. `index` counts the calls of the reply from 0."""
+
+    index: int
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolProgress:
+    """What a running tool says about itself."""
+
+    call_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRunning:
+    """A call left the queue and runs now."""
+
+    call_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """`lost` items were dropped because the reader was slow; records among them can be read with `history(after=…)`."""
+
+    lost: int
+
+
+Notice: TypeAlias = TextDelta | ReasoningDelta | ToolInputDelta | ToolProgress | ToolRunning | Gap

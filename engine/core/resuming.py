@@ -1,0 +1,191 @@
+"""The actions of the table that answer, recover and resume: pure functions that write to a cursor.
+
+They share the small pieces of `actions`. May import the other core modules. Must never raise for an event that
+`guards.check` let pass.
+"""
+
+from __future__ import annotations
+
+from .actions import (
+    CANCEL,
+    call_model,
+    change_call,
+    close_open_calls,
+    end_turn,
+    plan_recovery,
+    prepare,
+    recover_batch,
+    replace_calls,
+    settle,
+)
+from .cursor import Cursor
+from .effects import AskUser, Close, Recover, RunTool
+from .guards import after_interruption, answered_request, find_call
+from .recovery import TROUBLE
+from .values import Outcome, Request, State, ToolStatus
+
+_CLOSE = Close()
+
+
+def cancel_turn(cursor: Cursor) -> None:
+    """End the turn as cancelled; calls that are still open get a terminal result."""
+    reason = cursor.event.reason or "cancelled"
+    close_open_calls(cursor, f"cancelled: {reason}")
+    cursor.effects.append(CANCEL)
+    end_turn(cursor, Outcome.CANCELLED, reason)
+
+
+def give_up(cursor: Cursor) -> None:
+    """End the turn as failed with its fault; calls that are still open get a terminal result."""
+    fault = cursor.open_turn.fault
+    reason = fault.message if fault else "recovery failed"
+    close_open_calls(cursor, f"cancelled: {reason}")
+    end_turn(cursor, Outcome.FAILED, reason)
+
+
+def start_answered_call(cursor: Cursor) -> None:
+    """Let the call run that the answer is about."""
+    call_id = _take_request(cursor).call_id
+    change_call(cursor, call_id, status=ToolStatus.QUEUED, approved=True, handled=False, content="", error=None)
+    call = find_call(cursor.calls, call_id)
+    assert call is not None
+    cursor.effects.append(RunTool(call_id=call_id, key=call.key))
+
+
+def close_answered_call(cursor: Cursor) -> None:
+    """Give the call that the answer is about its result: refused, or confirmed to have happened."""
+    event = cursor.event
+    request = _take_request(cursor)
+    if request.kind == "approval":
+        content = "denied by user" + (f": {event.text}" if event.text else "")
+        change_call(cursor, request.call_id, status=ToolStatus.DENIED, content=content, error="denied")
+    else:
+        content = event.text or "The user confirmed that this call took effect; its own result was lost."
+        change_call(cursor, request.call_id, status=ToolStatus.COMPLETED, content=content, error=None)
+
+
+def settle_answered_call(cursor: Cursor) -> None:
+    """Give the last open call its result and prepare the next round."""
+    close_answered_call(cursor)
+    settle(cursor)
+
+
+def recover_answered_batch(cursor: Cursor) -> None:
+    """Give the last open call its result and plan what to do about its siblings' trouble."""
+    close_answered_call(cursor)
+    recover_batch(cursor)
+
+
+def note_fault(cursor: Cursor) -> None:
+    """Stop what is in flight and plan what to do about the fault."""
+    cursor.effects.append(CANCEL)
+    plan_recovery(cursor, cursor.event.fault)
+
+
+def resume_processing(cursor: Cursor) -> None:
+    """Tell the model about the trouble: move the batch into the conversation and prepare the next round."""
+    cursor.change_turn(plan=None, fault=None)
+    settle(cursor)
+
+
+def resume_generating(cursor: Cursor) -> None:
+    """Ask the model again, in the same round."""
+    cursor.change_turn(plan=None, fault=None)
+    call_model(cursor)
+
+
+def ask_about_outcomes(cursor: Cursor) -> None:
+    """Ask about every write whose end nobody saw."""
+    requests = tuple(
+        Request(
+            id=f"{call.key}:outcome",
+            kind="outcome",
+            call_id=call.call.id,
+            text=f"{call.call.name} was started and its end was never seen. Did it take effect?",
+        )
+        for call in cursor.calls
+        if call.status is ToolStatus.UNKNOWN and not call.handled
+    )
+    handled = tuple(call._replace(handled=True) if call.status in TROUBLE else call for call in cursor.calls)
+    replace_calls(cursor, handled)
+    cursor.change_turn(requests=cursor.open_turn.requests + requests, plan=None, fault=None)
+    cursor.effects.extend(AskUser(request=request) for request in requests)
+
+
+def ask_again(cursor: Cursor) -> None:
+    """Put the pending questions again."""
+    _leave_shutdown(cursor)
+    cursor.effects.extend(AskUser(request=request) for request in cursor.open_turn.requests)
+
+
+def prepare_again(cursor: Cursor) -> None:
+    """Prepare the context again."""
+    _leave_shutdown(cursor)
+    prepare(cursor)
+
+
+def call_model_again(cursor: Cursor) -> None:
+    """Ask the model again."""
+    _leave_shutdown(cursor)
+    call_model(cursor)
+
+
+def recover_again(cursor: Cursor) -> None:
+    """Carry out the recovery plan again."""
+    _leave_shutdown(cursor)
+    plan = cursor.open_turn.plan
+    assert plan is not None
+    cursor.effects.append(Recover(plan=plan))
+
+
+def wake(cursor: Cursor) -> None:
+    """Come back from a shutdown with nothing to do."""
+    _leave_shutdown(cursor)
+
+
+def run_again(cursor: Cursor) -> None:
+    """Issue the outstanding calls again, and the pending questions."""
+    _note_interruption(cursor)
+    cursor.effects.extend(RunTool(call_id=call.call.id, key=call.key) for call in cursor.calls if call.runs)
+    cursor.effects.extend(AskUser(request=request) for request in cursor.open_turn.requests)
+
+
+def wait_again(cursor: Cursor) -> None:
+    """Nothing runs any more: put the pending questions again."""
+    _note_interruption(cursor)
+    ask_again(cursor)
+
+
+def recover_interrupted(cursor: Cursor) -> None:
+    """Nothing runs any more and an outcome is unknown: plan what to do about it."""
+    _note_interruption(cursor)
+    recover_batch(cursor)
+
+
+def settle_interrupted(cursor: Cursor) -> None:
+    """Every open call turned out to have happened: prepare the next round."""
+    _note_interruption(cursor)
+    settle(cursor)
+
+
+def close(cursor: Cursor) -> None:
+    """Let go of the session; remember the state it leaves."""
+    cursor.left = State(cursor.session.state)
+    if cursor.turn is not None:
+        cursor.effects.append(CANCEL)
+    cursor.effects.append(_CLOSE)
+
+
+def _take_request(cursor: Cursor) -> Request:
+    taken = answered_request(cursor)
+    cursor.change_turn(requests=tuple(request for request in cursor.open_turn.requests if request is not taken))
+    return taken
+
+
+def _leave_shutdown(cursor: Cursor) -> None:
+    cursor.left = None
+
+
+def _note_interruption(cursor: Cursor) -> None:
+    _leave_shutdown(cursor)
+    replace_calls(cursor, after_interruption(cursor))

@@ -1,0 +1,142 @@
+"""The immutable snapshot of one session: what `step` takes and gives back.
+
+Everything here is a projection of the history and can be rebuilt from it. An open batch of calls is held apart from the
+transcript until every call in it is terminal; that is why no prefix of a history can show a model a call without its
+result. Named tuples, because a step replaces several of them and they are copied fastest. May import the other core
+modules' types. Must never do I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from pydantic import JsonValue
+
+from .events import SessionOpened
+from .transcript import Transcript
+from .values import (
+    Fault,
+    Message,
+    Outcome,
+    PlannedCall,
+    Priority,
+    RecoveryPlan,
+    Request,
+    State,
+    ToolCall,
+    ToolStatus,
+    Usage,
+    WirePatch,
+)
+
+NO_USAGE = Usage()
+NOT_OPENED = SessionOpened()
+NO_MESSAGES = Transcript()
+NO_METADATA: Mapping[str, JsonValue] = {}
+
+
+class CallState(NamedTuple):
+    """One call of a turn: what was asked, what was decided, how far it is.
+
+    `key` is the idempotency key, the id of the effect that first asked for it: (session, sequence, index of the call).
+    `handled` says that a recovery has already dealt with its status.
+    """
+
+    call: ToolCall
+    plan: PlannedCall
+    key: str
+    status: ToolStatus = ToolStatus.QUEUED
+    approved: bool = False
+    content: str = ""
+    error: str | None = None
+    duration_s: float = 0.0
+    patch: WirePatch | None = None
+    handled: bool = False
+
+    @property
+    def started(self) -> bool:
+        """Whether a durable intent was recorded and no end was seen."""
+        return self.status is ToolStatus.RUNNING
+
+    @property
+    def asks(self) -> bool:
+        """Whether the call waits for an approval."""
+        return self.status is ToolStatus.QUEUED and self.plan.decision == "ask" and not self.approved
+
+    @property
+    def runs(self) -> bool:
+        """Whether the call runs, or is about to."""
+        return not self.status.terminal and not self.asks
+
+    def message(self) -> Message:
+        """Return the result as the model sees it; a call that has none yet says so."""
+        text = self.content if self.status.terminal else f"{self.status.value}: no result yet"
+        return Message(role="tool", text=text, tool_call_id=self.call.id, patch=self.patch)
+
+
+class Batch(NamedTuple):
+    """The calls of one reply, with the message that asked for them, until all are terminal."""
+
+    message: Message
+    calls: tuple[CallState, ...]
+
+    def messages(self) -> tuple[Message, ...]:
+        """Return the asking message and one result a call, in the order of the calls."""
+        return (self.message, *(call.message() for call in self.calls))
+
+
+class Turn(NamedTuple):
+    """A turn, open or just ended. `fault_counts` pairs a fault kind with how often it struck in this turn."""
+
+    number: int
+    prompt: tuple[Message, ...] = ()
+    direct_calls: tuple[ToolCall, ...] = ()
+    direct_plans: tuple[PlannedCall, ...] = ()
+    priority: Priority = Priority.NORMAL
+    metadata: Mapping[str, JsonValue] = NO_METADATA
+    opened_seq: int = 0
+    round: int = 0
+    continuations: int = 0
+    malformed_streak: int = 0
+    batch: Batch | None = None
+    done: tuple[CallState, ...] = ()
+    requests: tuple[Request, ...] = ()
+    fault: Fault | None = None
+    fault_counts: tuple[tuple[str, int], ...] = ()
+    plan: RecoveryPlan | None = None
+    usage: Usage = NO_USAGE
+    text: str | None = None
+    outcome: Outcome | None = None
+    reason: str = ""
+
+    @property
+    def calls(self) -> tuple[CallState, ...]:
+        """Every call of the turn so far, finished ones first."""
+        return self.done + (self.batch.calls if self.batch else ())
+
+
+class Session(NamedTuple):
+    """One conversation at one sequence number. `Session(id)`, at `seq` 0, is one that has no record yet."""
+
+    id: str
+    seq: int = 0
+    state: State = State.IDLE
+    opened: SessionOpened = NOT_OPENED
+    transcript: Transcript = NO_MESSAGES
+    turn: Turn | None = None
+    last_turn: Turn | None = None
+    turns: int = 0
+    usage: Usage = NO_USAGE
+    left: State | None = None
+
+    @property
+    def pending(self) -> tuple[Request, ...]:
+        """What the session waits for a person to answer."""
+        return self.turn.requests if self.turn else ()
+
+    def messages(self) -> Sequence[Message]:
+        """Return the conversation as a model provider accepts it: every call with a result, whatever the state."""
+        if self.turn is None or self.turn.batch is None:
+            return self.transcript
+        return (*self.transcript, *self.turn.batch.messages())

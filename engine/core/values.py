@@ -1,0 +1,251 @@
+"""The nouns of the engine: immutable, validated at creation, JSON all the way down.
+
+Everything that enters an event, an effect or a message is built from these. May import pydantic and the standard library's
+types. Must never do I/O, read a clock, draw a random number or log.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+
+from ..errors import InvalidId
+
+JsonObject: TypeAlias = dict[str, JsonValue]
+"""A JSON object. Treated as immutable once it is part of a value."""
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+def check_id(value: object, what: str = "session id") -> str:
+    """Return `value` if it matches `[A-Za-z0-9_-]{1,128}`.
+
+    Raises:
+        InvalidId: it does not.
+    """
+    if not isinstance(value, str) or _ID.fullmatch(value) is None:
+        raise InvalidId(value, what)
+    return value
+
+
+class Value(BaseModel):
+    """Base of every immutable value. Unknown fields are refused, so a typing mistake is an error where it is made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class State(StrEnum):
+    """The seven states of a session."""
+
+    IDLE = "idle"
+    PROCESSING = "processing"
+    GENERATING_RESPONSE = "generating_response"
+    EXECUTING_TOOLS = "executing_tools"
+    WAITING_FOR_USER = "waiting_for_user"
+    ERROR = "error"
+    SHUTDOWN = "shutdown"
+
+
+class ToolStatus(StrEnum):
+    """The life of one tool call; all but the first two are terminal."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+    MEMORY_EXCEEDED = "memory_exceeded"
+    DENIED = "denied"
+    UNKNOWN = "unknown"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing more happens to a call with this status."""
+        return self not in (ToolStatus.QUEUED, ToolStatus.RUNNING)
+
+
+class Outcome(StrEnum):
+    """How a turn came to rest. WAITING is not an end: an answer continues the turn."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    WAITING = "waiting"
+
+
+class Priority(StrEnum):
+    """How urgent a prompt and its tool calls are, lowest first."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+ToolEffect: TypeAlias = Literal["read", "idempotent", "write"]
+"""What running a tool twice does: nothing; nothing more under the same key; harm."""
+
+FinishReason: TypeAlias = Literal["stop", "tool_calls", "length", "stop_sequence", "content_filter", "context_full", "cancelled"]
+"""Why a model stopped: end of sequence; calls; token limit; a stop sequence; a filter; window full; cancelled."""
+
+Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool", "function"]
+
+
+class WirePatch(Value):
+    """What a provider's message says beside the engine's words, so that an imported log leaves as it came.
+
+    `put` holds fields to set over the engine's own rendering, `drop` names fields to leave out.
+    """
+
+    put: JsonObject = Field(default_factory=dict)
+    drop: tuple[str, ...] = ()
+
+
+class ToolCall(Value):
+    """One call that a model asks for.
+
+    `arguments_text` is the text the model wrote, kept only where `arguments` alone would not give it back: other spacing or
+    key order, or no JSON object at all (`arguments` is then empty, and the call goes back to the model as malformed).
+    """
+
+    id: Annotated[str, Field(min_length=1, max_length=512)]
+    name: Annotated[str, Field(max_length=512)]
+    arguments: JsonObject = Field(default_factory=dict)
+    arguments_text: str | None = None
+
+
+class Usage(Value):
+    """Tokens of one or more model calls; cached ones are included in the input."""
+
+    input_tokens: Annotated[int, Field(ge=0)] = 0
+    output_tokens: Annotated[int, Field(ge=0)] = 0
+    cached_tokens: Annotated[int, Field(ge=0)] = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+        )
+
+
+ToolCalls: TypeAlias = Annotated[Sequence[ToolCall], AfterValidator(tuple)]
+"""Any sequence is taken; a tuple is kept."""
+
+
+class Message(Value):
+    """One item of a conversation, as a model sees it. A tool's result carries the id of its call."""
+
+    role: Role
+    text: str | None = None
+    tool_calls: ToolCalls = ()
+    tool_call_id: str | None = None
+    patch: WirePatch | None = None
+
+
+class ModelReply(Value):
+    """What a model answered: text, tool calls, or both."""
+
+    text: str | None = None
+    tool_calls: ToolCalls = ()
+    finish: FinishReason = "stop"
+    usage: Usage | None = None
+    model: str | None = None
+    patch: WirePatch | None = None
+
+
+class Prompt(Value):
+    """What opens a turn: a text, calls to run without asking the model first, or ready-made messages instead of a text."""
+
+    text: str | None = None
+    calls: ToolCalls = ()
+    messages: tuple[Message, ...] = ()
+    priority: Priority = Priority.NORMAL
+    metadata: JsonObject = Field(default_factory=dict)
+
+
+class PlannedCall(Value):
+    """What was decided about a call before it entered the core: run it, ask first, or refuse it and tell the model why."""
+
+    call_id: str
+    decision: Literal["run", "ask", "refuse"] = "run"
+    effect: ToolEffect = "write"
+    timeout_s: float | None = None
+    conflict_key: str | None = None
+    refusal: str | None = None
+    status: Literal[ToolStatus.FAILED, ToolStatus.DENIED] = ToolStatus.FAILED
+    malformed: bool = False
+
+
+RequestKind: TypeAlias = Literal["approval", "outcome"]
+"""May this call run? · A write was started and its end was never seen: did it happen?"""
+
+
+class Request(Value):
+    """Something a session waits for a person to answer.
+
+    `id` is unique within the session and stays the same after a restart.
+    """
+
+    id: str
+    kind: RequestKind
+    call_id: str
+    text: str
+
+
+FaultKind: TypeAlias = Literal[
+    "tool_timeout", "memory_limit", "rate_limit", "model_failure", "bad_reply", "empty_reply", "malformed_arguments",
+    "round_limit", "execution_limit", "unknown_outcome", "host_failure",
+]  # fmt: skip
+
+
+class Fault(Value):
+    """An expected failure, as data."""
+
+    kind: FaultKind
+    message: str
+    retryable: bool = False
+    status: int | None = None
+    retry_after_s: float | None = None
+
+
+class RecoveryPlan(Value):
+    """What is done about a fault: wait, then resume at a state, ask a person, or give the turn up.
+
+    `attempt` counts the faults in a row, from 1; `attempts_left` says how many more retries remain after it.
+    """
+
+    action: Literal["resume", "ask", "give_up"]
+    resume: State | None = None
+    delay_s: Annotated[float, Field(ge=0)] = 0.0
+    attempt: Annotated[int, Field(ge=1)] = 1
+    attempts_left: Annotated[int, Field(ge=0)] = 0
+
+
+class SessionSettings(Value):
+    """The part of the configuration that the pure core decides by; recorded in the history, so replay needs no host.
+
+    Defaults: 50 tool rounds and 3 continuations a turn, 2 retries after malformed arguments in a row, 3 after failures of the
+    model in a row, the first after a tenth of `backoff_base_s` (all of it for a rate limit), unknown outcomes to a person.
+    """
+
+    max_tool_rounds: Annotated[int, Field(ge=1)] = 50
+    max_parse_retries: Annotated[int, Field(ge=0)] = 2
+    max_model_retries: Annotated[int, Field(ge=0)] = 3
+    max_continuations: Annotated[int, Field(ge=0)] = 3
+    backoff_base_s: Annotated[float, Field(ge=0)] = 5.0
+    on_unknown: Literal["ask", "tell_model"] = "ask"
+
+
+class ToolSpec(Value):
+    """How a tool is described to a model: a name, a sentence, and the JSON Schema of its arguments."""
+
+    name: str
+    description: str = ""
+    parameters: JsonObject = Field(default_factory=dict)

@@ -1,0 +1,317 @@
+"""The file side of a JSONL journal: what the writing thread does, and how files are named and opened.
+
+In a folder each session has a file of its own, named by its id and a hash of it, so names that differ only in case stay
+apart; otherwise one file holds the lines of all sessions in the order of their appends. Files are opened relative to a
+descriptor of their folder and never through a symbolic link. An append is one write and one fsync for all orders of a group
+that go to the same file; a failed one is cut off, and the file is read again before the next. May import core, errors, ports
+and the codec. Must never be called on an event loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Sequence
+from hashlib import sha256
+
+from ..errors import JournalCorrupt, JournalError, NotAJournal, SessionBusy, StaleWriter, UsageError
+from ..ports import Tail
+from ._claims import OPEN_FLAGS, Claims, Standing, write_all
+from ._lines import Index
+from ._orders import Append, Claim, Granted, Release, check_next, unavailable
+from ._owner import Token, living_owner
+from ._thread import Job
+from .codec import decode
+
+_NAME = re.compile(r"([A-Za-z0-9_-]{1,128})\.([0-9a-f]{16})\.jsonl")
+
+
+def file_name(session: str) -> str:
+    """Return the name of a session's file within a folder."""
+    return f"{session}.{sha256(session.encode('ascii')).hexdigest()[:16]}.jsonl"
+
+
+def session_of(name: str) -> str | None:
+    """Return the session that a file of a folder belongs to, None if it is not a journal's file."""
+    found = _NAME.fullmatch(name)
+    return found[1] if found is not None and file_name(found[1]) == name else None
+
+
+class Layout:
+    """How a journal's path is laid out: a folder, or one file within its folder."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.single = path.endswith(".jsonl")
+        self.folder = os.path.dirname(path) if self.single else path
+        self.claims = os.path.basename(path) + ".claims" if self.single else "sessions.claims"
+
+    def file_of(self, session: str) -> str:
+        """Return the name of the file, within the folder, that holds the session."""
+        return os.path.basename(self.path) if self.single else file_name(session)
+
+    def index_for(self, session: str) -> Index:
+        """Return an empty index for the file that holds the session."""
+        return Index(None if self.single else session)
+
+    def open_folder(self, create: bool) -> int:
+        """Return a descriptor of the folder.
+
+        Raises:
+            OSError: it is not there (and not to be created), or is no folder.
+        """
+        if create and not self.single and not os.path.lexists(self.path):
+            os.mkdir(self.path, 0o700)
+            parent = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(parent)
+            finally:
+                os.close(parent)
+        return os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def index(self, folder: int, session: str, index: Index, known: bool) -> int | None:
+        """Bring an index up to date; return a descriptor to read the file with, None where there is no file yet.
+
+        Args:
+            known: whether the folder's claims say that this is a journal.
+
+        Raises:
+            NotAJournal: the file belongs to another program; it was not touched.
+            OSError: it cannot be opened.
+        """
+        name = self.file_of(session)
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | OPEN_FLAGS, dir_fd=folder)
+        except FileNotFoundError:
+            index.clear()
+            return None
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, f"{name} is not a regular file")
+            index.catch_up(fd)
+            if self.single and not known and index.foreign(fd):
+                raise NotAJournal(f"{self.path} holds something else and was not touched: name another file for the journal")
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+class _Pending:
+    """The lines of one group that go to one file."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.jobs: list[Job] = []
+        self.lines: list[bytes] = []
+        self.tails: dict[str, tuple[int, str]] = {}
+
+
+class JsonlStore:
+    """Carries out orders on a folder or a file."""
+
+    def __init__(self, path: str) -> None:
+        self.layout = Layout(path)
+        self.place = path
+        self.commits = 0
+        self._folder: int | None = None
+        self._claims = Claims(self.layout.claims)
+        self._token = Token()
+        self._held: set[str] = set()
+        self._indexes: dict[str, Index] = {}
+        self._pending: dict[str, _Pending] = {}
+
+    def perform(self, jobs: Sequence[Job]) -> None:
+        """Carry the orders out; those of one file succeed or fail together.
+
+        Raises:
+            JournalUnavailable, JournalCorrupt: the folder or its claims cannot be used; nothing was written.
+        """
+        try:
+            if self._folder is None:
+                self._folder = self.layout.open_folder(create=True)
+            self._claims.lock(self._folder)
+        except OSError as error:
+            self._forget(jobs)
+            raise translate(self.place, error) from error
+        try:
+            for job in jobs:
+                self._carry_out(self._folder, job)
+            self._flush(self._folder)
+        finally:
+            self._pending.clear()
+            self._claims.unlock()
+
+    def _carry_out(self, folder: int, job: Job) -> None:
+        try:
+            match job.order:
+                case Append():
+                    self._prepare(folder, job, job.order)
+                case Claim():
+                    self._flush(folder)
+                    job.granted = self._claim(folder, job.order)
+                case Release():
+                    self._release(folder, job.order)
+        except (UsageError, JournalError) as error:
+            job.error = error
+        except OSError as error:
+            self._forget([job])
+            job.error = translate(self.place, error)
+
+    def _prepare(self, folder: int, job: Job, order: Append) -> None:
+        session, records = order.session, order.records
+        if self._claims.standing(session) != (order.epoch, order.owner):
+            self._held.discard(session)
+            raise StaleWriter(session, order.epoch)
+        name = self.layout.file_of(session)
+        pending = self._pending.get(name)
+        if pending is None:
+            index = self._caught_up(folder, session)
+            index.check(name)
+            pending = self._pending[name] = _Pending(index)
+        seq, digest = pending.tails.get(session) or pending.index.tail(session)
+        check_next(session, seq, digest, records[0])
+        pending.tails[session] = (records[-1].seq, records[-1].hash)
+        pending.lines += [record.line.encode("ascii") + b"\n" for record in records]
+        pending.jobs.append(job)
+        self._held.add(session)
+
+    def _flush(self, folder: int) -> None:
+        for name, pending in self._pending.items():
+            if not pending.jobs:
+                continue
+            try:
+                self._write(folder, name, pending)
+            except OSError as error:
+                self._forget(pending.jobs)
+                for job in pending.jobs:
+                    job.error = translate(self.place, error)
+        self._pending.clear()
+
+    def _write(self, folder: int, name: str, pending: _Pending) -> None:
+        index = pending.index
+        new = index.size == 0
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | OPEN_FLAGS, 0o600, dir_fd=folder)
+        try:
+            if index.size > index.end:  # torn by a process that died since
+                os.ftruncate(fd, index.end)
+            try:
+                write_all(fd, b"".join(pending.lines))
+                os.fsync(fd)
+            except OSError:
+                os.ftruncate(fd, index.end)
+                raise
+        finally:
+            os.close(fd)
+        if new:
+            os.fsync(folder)
+        self.commits += 1
+        for line in pending.lines:
+            index.add(line)
+        index.size = index.end
+
+    def _claim(self, folder: int, order: Claim) -> Granted:
+        session = order.session
+        standing = self._claims.standing(session)
+        if not order.takeover:
+            mine = standing.owner == self._token.text
+            holder = living_owner(standing.owner) if not mine or session in self._held else None
+            if holder is not None:
+                raise SessionBusy(session, holder)
+        name = self.layout.file_of(session)
+        index = self._caught_up(folder, session)
+        index.check(name)
+        cut_bytes = self._cut(folder, name, index)
+        self._verify_tail(folder, session, name, index)
+        granted = Standing(standing.epoch + 1, self._token.text)
+        self._claims.put(folder, session, granted)
+        self._held.add(session)
+        seq, digest = index.tail(session)
+        return Granted(granted.epoch, self._token.text, Tail(seq, digest, cut_bytes))
+
+    def _caught_up(self, folder: int, session: str) -> Index:
+        name = self.layout.file_of(session)
+        index = self._indexes.setdefault(name, self.layout.index_for(session))
+        fd = self.layout.index(folder, session, index, known=self._claims.used)
+        if fd is not None:
+            os.close(fd)
+        return index
+
+    def _cut(self, folder: int, name: str, index: Index) -> int:
+        cut_bytes = index.size - index.end
+        if cut_bytes:
+            fd = os.open(name, os.O_WRONLY | OPEN_FLAGS, dir_fd=folder)
+            try:
+                os.ftruncate(fd, index.end)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            index.size = index.end
+        return cut_bytes
+
+    def _verify_tail(self, folder: int, session: str, name: str, index: Index) -> None:
+        seq, _ = index.tail(session)
+        if seq == 0:
+            return
+        fd = os.open(name, os.O_RDONLY | OPEN_FLAGS, dir_fd=folder)
+        try:
+            lines = index.page(fd, session, seq - 1, 1)
+        finally:
+            os.close(fd)
+        if not lines:
+            raise JournalCorrupt(name, index.end, "the file changes while it is read")
+        decode(lines[0].text, name, lines[0].offset)
+
+    def _release(self, folder: int, order: Release) -> None:
+        session = order.session
+        if self._claims.standing(session) == (order.epoch, order.owner):
+            self._claims.put(folder, session, Standing(order.epoch))
+            self._held.discard(session)
+            if not self.layout.single and self.layout.file_of(session) not in self._pending:
+                self._indexes.pop(self.layout.file_of(session), None)
+
+    def _forget(self, jobs: Sequence[Job]) -> None:
+        """Give up what is known about sessions whose order failed: it is read again, and they may be claimed again."""
+        for job in jobs:
+            self._held.discard(job.order.session)
+            self._indexes.pop(self.layout.file_of(job.order.session), None)
+
+    def close(self) -> None:
+        """Release everything that was claimed here, and close the files.
+
+        Raises:
+            JournalUnavailable: the release could not be stored; within this process the sessions are free all the same.
+        """
+        token, self._token = self._token, Token()
+        token.retire()
+        self._held.clear()
+        self._indexes.clear()
+        folder, self._folder = self._folder, None
+        if folder is None:
+            return
+        try:
+            self._claims.lock(folder)
+            self._claims.free(token.text)
+        except OSError as error:
+            raise translate(self.place, error) from error
+        finally:
+            self._claims.close()
+            os.close(folder)
+
+
+def translate(path: str, error: OSError) -> JournalError:
+    """Return the engine's error for one of the operating system."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+            advice = "the disk, the quota or the file size limit is full: free some space"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            advice = "give this user write permission on the file and on its folder"
+        case errno.ELOOP:
+            advice = "the file is a symbolic link, which a journal does not follow: name its target"
+        case errno.EIO:
+            advice = "the disk reported an error: check its health"
+        case _:
+            advice = "name a folder, or a file ending in .jsonl in an existing folder, that this user may write to"
+    return unavailable(path, error, advice)

@@ -1,0 +1,195 @@
+"""Where the records of a JSONL file stand: an index that grows with the file and finds damage on its way.
+
+A line is taken by its envelope (session, sequence, hash), which costs a fraction of decoding it; whoever reads the record
+checks its hash. Lines end with the byte 10 and nothing else. An unterminated last line, or NULs at the end, is what a crash
+leaves: a torn tail. Everything else that is not the next record is damage. May import errors and the codec. Must never write.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from array import array
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ..errors import JournalCorrupt
+from ..ports import StoredLine
+from .codec import GENESIS
+
+_ENVELOPE = re.compile(
+    rb',"hash":"([0-9a-f]{64})","mono_ns":-?[0-9]+,"prev":"[0-9a-f]{64}","seq":([0-9]+),"session":"([A-Za-z0-9_-]{1,128})",'
+    rb'"source":"[a-z_]+","trigger":"[^"\\]*","v":[0-9]+\}\n'
+)
+_FIRST = b'{"at":"'
+"""How every record of this release begins."""
+
+
+class Damage(NamedTuple):
+    """The first place of a file that cannot be trusted."""
+
+    offset: int
+    reason: str
+
+
+class Envelope(NamedTuple):
+    """What a line says about itself."""
+
+    session: str
+    seq: int
+    hash: str
+
+
+def read_envelope(line: bytes) -> Envelope | None:
+    """Return what a terminated line says about itself, None if it is no record of any release."""
+    found = _ENVELOPE.fullmatch(line, max(line.rfind(b',"hash":"'), 0))
+    if found is not None:
+        digest, seq, session = found.groups()
+        return Envelope(session.decode("ascii"), int(seq), digest.decode("ascii"))
+    try:
+        fields = json.loads(line)
+        session, seq, digest = fields["session"], fields["seq"], fields["hash"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if isinstance(session, str) and isinstance(seq, int) and isinstance(digest, str) and isinstance(fields.get("v"), int):
+        return Envelope(session, seq, digest)
+    return None
+
+
+class Located:
+    """The records of one session within a file."""
+
+    __slots__ = ("external_id", "hash", "offsets")
+
+    def __init__(self) -> None:
+        self.offsets = array("q")
+        self.hash = GENESIS
+        self.external_id: str | None = None
+
+
+class Index:
+    """Where the records of a file stand.
+
+    Args:
+        session: the one session the file may hold; None for any number of them.
+    """
+
+    def __init__(self, session: str | None = None) -> None:
+        self._only = session
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.sessions: dict[str, Located] = {}
+        self.end = 0
+        self.size = 0
+        self.damage: Damage | None = None
+        self._file: tuple[int, int] | None = None
+
+    def catch_up(self, fd: int) -> None:
+        """Index what was added since the last time; everything, where the file was replaced or has shrunk.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        found = os.fstat(fd)
+        if self._file != (found.st_dev, found.st_ino) or found.st_size < self.size:
+            self.clear()
+            self._file = (found.st_dev, found.st_ino)
+        if found.st_size == self.size or self.damage is not None:
+            return
+        self.size = found.st_size
+        with _open_at(fd, self.end) as file:
+            self._scan(file)
+
+    def _scan(self, file: io.BufferedReader) -> None:
+        padded = False
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            if not line.strip(b"\0\n"):
+                padded = True
+                continue
+            reason = "NUL bytes stand between records" if padded else self.add(line)
+            if reason is not None:
+                self.damage = Damage(self.end, reason)
+                return
+
+    def add(self, line: bytes) -> str | None:
+        """Take the next line in; return what is wrong with it, None if nothing is."""
+        envelope = read_envelope(line)
+        if envelope is None:
+            return "the line is not a transition record"
+        if self._only is not None and envelope.session != self._only:
+            return f"a record of session {envelope.session!r} stands here"
+        located = self.sessions.get(envelope.session)
+        count = 0 if located is None else len(located.offsets)
+        if envelope.seq != count + 1:
+            return f"sequence {envelope.seq} of session {envelope.session!r} follows {count}"
+        if located is None:
+            located = self.sessions[envelope.session] = Located()
+            located.external_id = _external_id(line)
+        located.offsets.append(self.end)
+        located.hash = envelope.hash
+        self.end += len(line)
+        return None
+
+    def tail(self, session: str) -> tuple[int, str]:
+        """Return sequence and hash of a session's last record."""
+        located = self.sessions.get(session)
+        return (len(located.offsets), located.hash) if located else (0, GENESIS)
+
+    def check(self, where: str) -> None:
+        """Make sure that no damage was found.
+
+        Raises:
+            JournalCorrupt: it was.
+        """
+        if self.damage is not None:
+            raise JournalCorrupt(where, self.damage.offset, self.damage.reason)
+
+    def foreign(self, fd: int) -> bool:
+        """Say whether the file, nothing of which could be indexed, shows no sign of ever having been a journal."""
+        if self.end or not self.size:
+            return False
+        head = os.pread(fd, 1 << 16, 0)
+        if self.damage is not None:
+            return b'"hash":"' not in head and b'"prev":"' not in head
+        return not head.startswith(_FIRST[: len(head)]) and bool(head.strip(b"\0\n"))
+
+    def page(self, fd: int, session: str, after: int, limit: int) -> list[StoredLine] | None:
+        """Return a session's records after a sequence; None if the file no longer holds what was indexed.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        located = self.sessions.get(session)
+        offsets: Iterable[int] = located.offsets[after : after + limit] if located else ()
+        lines = []
+        with _open_at(fd, 0) as file:
+            for seq, offset in enumerate(offsets, after + 1):
+                if file.tell() != offset:
+                    file.seek(offset)
+                line = file.readline()
+                envelope = read_envelope(line)
+                if envelope is None or envelope[:2] != (session, seq):
+                    return None
+                lines.append(StoredLine(line[:-1].decode("latin-1"), offset))
+        return lines
+
+
+def _open_at(fd: int, offset: int) -> io.BufferedReader:
+    """Return a buffered reader over a descriptor of its own, so that reading moves no one else's place."""
+    file = open(os.dup(fd), "rb", buffering=1 << 16)
+    file.seek(offset)
+    return file
+
+
+def _external_id(line: bytes) -> str | None:
+    try:
+        external_id = json.loads(line)["event"].get("external_id")
+    except (ValueError, KeyError, AttributeError, RecursionError):  # damaged within: whoever decodes it reports that
+        return None
+    return external_id if isinstance(external_id, str) else None

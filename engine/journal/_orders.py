@@ -1,0 +1,103 @@
+"""What a journal is asked to write, and the checks that every journal makes before it writes.
+
+May import core, errors and ports. Must never do I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+from ..core.events import SessionOpened
+from ..core.record import TransitionRecord
+from ..errors import JournalUnavailable, UsageError
+from ..ports import Tail
+
+
+class Claim(NamedTuple):
+    """Give the right to append to a session."""
+
+    session: str
+    takeover: bool
+
+
+class Append(NamedTuple):
+    """Write records, all or none. `owner` is the stored name under which the right was given."""
+
+    session: str
+    epoch: int
+    owner: str
+    records: Sequence[TransitionRecord]
+
+
+class Release(NamedTuple):
+    """Take the right back."""
+
+    session: str
+    epoch: int
+    owner: str
+
+
+Order: TypeAlias = Claim | Append | Release
+
+
+class Granted(NamedTuple):
+    """The outcome of a claim."""
+
+    epoch: int
+    owner: str
+    tail: Tail
+
+
+def check_run(session: str, records: Sequence[TransitionRecord]) -> None:
+    """Make sure that the records belong to the session and follow one another.
+
+    Raises:
+        UsageError: they do not.
+    """
+    if not records:
+        return
+    seq, digest = records[0].seq - 1, records[0].prev
+    for record in records:
+        check_next(session, seq, digest, record)
+        seq, digest = record.seq, record.hash
+
+
+def check_next(session: str, seq: int, digest: str, record: TransitionRecord) -> None:
+    """Make sure that a record belongs to the session and continues its record with this sequence and hash.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if record.session != session:
+        raise UsageError(f"a record of session {record.session!r} cannot be appended to {session!r}; nothing was written")
+    if record.seq != seq + 1 or record.prev != digest:
+        raise UsageError(
+            f"record {record.seq} does not continue record {seq} of session {session!r}, nothing was written: "
+            "claim the session again, read its tail, and seal the next record with its sequence + 1 and its hash"
+        )
+
+
+def check_page(after: int, limit: int) -> None:
+    """Make sure that a page can be read.
+
+    Raises:
+        UsageError: `after` is negative or `limit` is not positive.
+    """
+    if after < 0 or limit < 1:
+        raise UsageError(f"read(after={after}, limit={limit}): after counts from 0, limit from 1")
+
+
+def external_id_of(record: TransitionRecord) -> str | None:
+    """Return the host's own name for the session, where this record holds it."""
+    return record.event.external_id if isinstance(record.event, SessionOpened) else None
+
+
+def unavailable(place: str, cause: BaseException, advice: str) -> JournalUnavailable:
+    """Return the error for a store that could not be used, `cause` named in its text."""
+    error = JournalUnavailable(
+        f"the journal {place} cannot be used ({cause}): {advice}. Everything acknowledged before is intact; then claim the "
+        "session again and read its tail"
+    )
+    error.__cause__ = cause
+    return error

@@ -1,0 +1,281 @@
+"""The SQLite side of a journal: what the writing thread does, and how a database file is recognised and opened.
+
+WAL with `synchronous=FULL`: what is acknowledged survives a power cut. Text columns hold canonical ASCII JSON. Values reach
+SQL as bound parameters only. The file is never opened beside SQLite, because closing such a descriptor would drop the locks
+that SQLite holds on it in this process. May import core, errors, ports and the codec. Must never be called on an event loop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import stat
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from ..errors import JournalCorrupt, JournalError, JournalTooNew, NotAJournal, SessionBusy, StaleWriter, UsageError
+from ..ports import Tail
+from ._orders import Append, Claim, Granted, Release, check_next, external_id_of, unavailable
+from ._owner import Token, living_owner
+from ._thread import Job
+from .codec import GENESIS, decode
+
+APPLICATION_ID = 0x41454A31
+"""Marks a database file as a journal."""
+
+SCHEMA_VERSION = 1
+"""Version of the tables. It grows when a release before could not use them."""
+
+BUSY_TIMEOUT_S = 5.0
+"""How long a write waits for another process's write."""
+
+_SCHEMA = (
+    "CREATE TABLE sessions (id TEXT PRIMARY KEY, epoch INTEGER NOT NULL, owner TEXT, external_id TEXT) WITHOUT ROWID",
+    "CREATE TABLE records (session TEXT NOT NULL, seq INTEGER NOT NULL, line TEXT NOT NULL, PRIMARY KEY (session, seq))"
+    " WITHOUT ROWID",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "the disk is full: free some space",
+    sqlite3.SQLITE_IOERR: "the disk reported an error or is full: check its health and its free space",
+    sqlite3.SQLITE_READONLY: "give this user write permission on the file and on its folder",
+    sqlite3.SQLITE_CANTOPEN: "make sure that the folder exists and that this user may write to it",
+    sqlite3.SQLITE_BUSY: f"another process wrote for more than {BUSY_TIMEOUT_S:g} s: let it finish",
+}
+
+
+class _Held(NamedTuple):
+    """The stored tail of a session whose right was given here."""
+
+    seq: int
+    hash: str
+
+
+class SqliteStore:
+    """Carries out orders on one database, a transaction for each group."""
+
+    def __init__(self, path: str) -> None:
+        self.place = path
+        self.commits = 0
+        self._connection: sqlite3.Connection | None = None
+        self._token = Token()
+        self._held: dict[str, _Held] = {}
+
+    def perform(self, jobs: Sequence[Job]) -> None:
+        """Carry the orders out in one transaction; an order that is refused leaves the others as they are.
+
+        Raises:
+            JournalUnavailable: nothing was written; the connection was closed and is opened again by the next order.
+        """
+        try:
+            self._transaction(jobs)
+        except BaseException as error:
+            for job in jobs:
+                self._held.pop(job.order.session, None)
+            self._disconnect()
+            if isinstance(error, (sqlite3.Error, OSError)):
+                raise translate(self.place, error) from error
+            raise
+
+    def _transaction(self, jobs: Sequence[Job]) -> None:
+        if self._connection is None:
+            self._connection = open_database(self.place)
+        self._connection.execute("BEGIN IMMEDIATE")
+        for job in jobs:
+            try:
+                self._carry_out(self._connection, job)
+            except (UsageError, StaleWriter, JournalCorrupt) as error:  # raised before the order wrote anything
+                job.error = error
+        self._connection.execute("COMMIT")
+        self.commits += 1
+
+    def _carry_out(self, connection: sqlite3.Connection, job: Job) -> None:
+        match job.order:
+            case Append():
+                self._append(connection, job.order)
+            case Claim():
+                job.granted = self._claim(connection, job.order)
+            case Release(session, epoch, owner):
+                connection.execute(
+                    "UPDATE sessions SET owner = NULL WHERE id = ? AND epoch = ? AND owner = ?", (session, epoch, owner)
+                )
+                self._held.pop(session, None)
+
+    def _append(self, connection: sqlite3.Connection, order: Append) -> None:
+        session, records = order.session, order.records
+        row = connection.execute("SELECT epoch, owner FROM sessions WHERE id = ?", (session,)).fetchone()
+        if row != (order.epoch, order.owner):
+            self._held.pop(session, None)
+            raise StaleWriter(session, order.epoch)
+        held = self._held.get(session) or _stored_tail(connection, session)
+        check_next(session, held.seq, held.hash, records[0])
+        connection.executemany(
+            "INSERT INTO records (session, seq, line) VALUES (?, ?, ?)",
+            [(session, record.seq, record.line) for record in records],
+        )
+        if held.seq == 0 and (name := external_id_of(records[0])) is not None:
+            connection.execute("UPDATE sessions SET external_id = ? WHERE id = ?", (json.dumps(name), session))
+        self._held[session] = _Held(records[-1].seq, records[-1].hash)
+
+    def _claim(self, connection: sqlite3.Connection, order: Claim) -> Granted:
+        session = order.session
+        row = connection.execute("SELECT epoch, owner FROM sessions WHERE id = ?", (session,)).fetchone()
+        epoch, owner = row or (0, None)
+        if not order.takeover:
+            mine = owner == self._token.text
+            holder = living_owner(owner) if not mine or session in self._held else None
+            if holder is not None:
+                raise SessionBusy(session, holder)
+        tail = _stored_tail(connection, session)
+        connection.execute(
+            "INSERT INTO sessions (id, epoch, owner) VALUES (?, ?, ?)"
+            " ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch, owner = excluded.owner",
+            (session, epoch + 1, self._token.text),
+        )
+        self._held[session] = tail
+        return Granted(epoch + 1, self._token.text, Tail(tail.seq, tail.hash))
+
+    def close(self) -> None:
+        """Release everything that was claimed here, and close the connection.
+
+        Raises:
+            JournalUnavailable: the release could not be stored; within this process the sessions are free all the same.
+        """
+        token, self._token = self._token, Token()
+        token.retire()
+        self._held.clear()
+        try:
+            if self._connection is not None:
+                self._connection.execute("UPDATE sessions SET owner = NULL WHERE owner = ?", (token.text,))
+        except sqlite3.Error as error:
+            raise translate(self.place, error) from error
+        finally:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()  # rolls back what is open
+
+
+def _stored_tail(connection: sqlite3.Connection, session: str) -> _Held:
+    row = connection.execute(
+        "SELECT seq, line FROM records WHERE session = ? ORDER BY seq DESC LIMIT 1", (session,)
+    ).fetchone()
+    if row is None:
+        return _Held(0, GENESIS)
+    seq, line = check_row(session, row)
+    record = decode(line, session, seq)
+    if (record.session, record.seq) != (session, seq):
+        raise JournalCorrupt(session, seq, f"record {record.seq} of session {record.session!r} stands here")
+    return _Held(seq, record.hash)
+
+
+def check_row(session: str, row: tuple[Any, ...]) -> tuple[int, str]:
+    """Return sequence and text of a stored row.
+
+    Raises:
+        JournalCorrupt: they have other types than were stored.
+    """
+    seq, line = row
+    if not isinstance(seq, int) or not isinstance(line, str):
+        raise JournalCorrupt(session, seq if isinstance(seq, int) else 0, "the row does not hold a number and a text")
+    return seq, line
+
+
+def open_database(path: str) -> sqlite3.Connection:
+    """Return a connection to the journal in this file, created where there is nothing.
+
+    Raises:
+        NotAJournal: another program's file; it was not touched.
+        JournalTooNew: a newer release's.
+        OSError, sqlite3.Error: it cannot be opened.
+    """
+    exists = inspect_file(path)
+    new = not os.path.lexists(path)
+    connection = _connect(path, "rwc")
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        if not exists:
+            connection.execute("BEGIN IMMEDIATE")  # creates the file
+            if new:
+                os.chmod(path, 0o600)  # before anything is in it; the files beside it take the same mode
+            if connection.execute("PRAGMA user_version").fetchone() == (0,):  # nobody else was faster
+                for statement in _SCHEMA:
+                    connection.execute(statement)
+            connection.execute("COMMIT")
+        connection.execute("PRAGMA journal_mode = WAL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_reader(path: str) -> sqlite3.Connection | None:
+    """Return a connection that cannot write, None where there is no journal yet.
+
+    Raises:
+        as `open_database`.
+    """
+    if not inspect_file(path):
+        return None
+    connection = _connect(path, "rw")  # a reader of a WAL database needs its shared memory file
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def inspect_file(path: str) -> bool:
+    """Return whether there is a journal in this file, False where there is nothing yet. Touches nothing.
+
+    Raises:
+        NotAJournal, JournalTooNew, OSError, sqlite3.Error: as `open_database`.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"{path} is {'a folder' if stat.S_ISDIR(found.st_mode) else 'not a regular file'}")
+    if found.st_size == 0:
+        return False
+    connection = _connect(path, "ro&immutable=1")
+    try:
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+    finally:
+        connection.close()
+    if application != APPLICATION_ID:
+        raise NotAJournal(f"{path} is another program's database and was not touched: name another file for the journal")
+    if version > SCHEMA_VERSION:
+        raise JournalTooNew(
+            f"{path} was written by a newer release (schema {version}, this one knows {SCHEMA_VERSION}): upgrade agent-engine"
+        )
+    return True
+
+
+def _connect(path: str, mode: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"file:{quote(path)}?mode={mode}", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    connection.text_factory = _latin  # a damaged text is reported by the codec, not by the reader of the column
+    return connection
+
+
+def _latin(text: bytes) -> str:
+    return text.decode("latin-1")
+
+
+def translate(path: str, error: sqlite3.Error | OSError) -> JournalError:
+    """Return the engine's error for one of SQLite or of the operating system."""
+    if isinstance(error, OSError):
+        return unavailable(path, error, "name a file in a folder that this user may write to")
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_NOTADB:
+        return NotAJournal(f"{path} is no database and was not touched: name another file for the journal")
+    if code == sqlite3.SQLITE_CORRUPT:
+        return JournalCorrupt(path, 0, f"the database file itself is damaged ({error})")
+    return unavailable(path, error, _ADVICE.get(code, "check the file, its folder and the disk"))

@@ -1,0 +1,225 @@
+"""Records to canonical text and back, with the hash chain between them.
+
+The canonical text of a record is its JSON in ASCII, keys sorted at every depth, no white space, no NaN: one byte sequence
+for one record, so `json.dumps(json.loads(line), sort_keys=True, separators=(",", ":"))` gives it again. `hash` is the
+SHA-256 of that text without the `hash` member; `prev` chains it to the record before. Fields at their defaults are left
+out of events and effects. May import core and errors. Must never do I/O or read a clock.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any, cast
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from ..core.effects import Effect, KnownEffect
+from ..core.events import EVENT_TYPES, EVENTS, KnownEvent, UnknownEvent
+from ..core.record import TransitionRecord
+from ..core.values import State
+from ..errors import EncodingError, JournalCorrupt, JournalTooNew
+
+RECORD_VERSION = 1
+"""Version of the record format. It grows when a reader of the version before could not read the new one."""
+
+GENESIS = "0" * 64
+"""`prev` of the first record of a session."""
+
+_TAIL = {"mono_ns", "prev", "seq", "session", "source", "trigger", "v"}
+_KEYS = frozenset(_TAIL | {"at", "dest", "effects", "event", "hash"})
+_STATES = {state.value: state for state in State}
+_EFFECTS: TypeAdapter[tuple[KnownEffect, ...]] = TypeAdapter(tuple[Effect, ...])
+
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+"""Turns the decoded record of one version into the next version's."""
+
+UPCASTERS: dict[int, Upcaster] = {}
+"""Version → the upcaster to the version after it. Empty while there is one version."""
+
+
+def compact(value: BaseModel) -> dict[str, Any]:
+    """Return the fields of a value that are not at their defaults; tags always."""
+    fields = type(value).model_fields
+    out = {}
+    for name, held in value.__dict__.items():
+        if name == "kind":
+            out[name] = held
+            continue
+        field = fields[name]
+        if held is None and field.default is None:
+            continue
+        default = field.get_default(call_default_factory=True)
+        if held != default or type(held) is not type(default):
+            out[name] = held
+    return out
+
+
+_encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, default=compact)
+
+
+def canonical(value: object) -> str:
+    """Return the canonical JSON of a value made of JSON types and `Value`s.
+
+    Raises:
+        EncodingError: it holds something JSON cannot.
+    """
+    try:
+        return _encoder.encode(value)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise EncodingError("$", str(error) or type(error).__name__) from error
+
+
+def seal(
+    *, session: str, seq: int, at: str, mono_ns: int, source: State, dest: State, event: KnownEvent,
+    effects: tuple[KnownEffect, ...], prev: str,
+) -> TransitionRecord:  # fmt: skip
+    """Return the record with its hash and canonical text.
+
+    Raises:
+        EncodingError: the event holds a value that JSON cannot.
+    """
+    head = canonical({"at": at, "dest": dest, "effects": effects, "event": event})[:-1]
+    rest = (
+        f'"mono_ns":{mono_ns},"prev":"{prev}","seq":{seq},"session":"{session}",'
+        f'"source":"{source.value}","trigger":"{event.kind}","v":{RECORD_VERSION}}}'
+    )
+    digest = sha256(f"{head},{rest}".encode("ascii")).hexdigest()
+    return TransitionRecord(
+        RECORD_VERSION, session, seq, at, mono_ns, event.kind, source, dest, event, effects, prev, digest,
+        f'{head},"hash":"{digest}",{rest}',
+    )  # fmt: skip
+
+
+def decode(line: str, where: str = "record", offset: int = 0) -> TransitionRecord:
+    """Return the record that a canonical line holds, its own hash checked.
+
+    Events of kinds that this release does not know come back as `UnknownEvent`.
+
+    Raises:
+        JournalCorrupt: the line is not such a record; `offset` is reported with it.
+        JournalTooNew: it has a greater record version.
+    """
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise JournalCorrupt(where, offset, f"not a JSON record ({error})") from error
+    if not isinstance(fields, dict) or not isinstance(fields.get("hash"), str) or not isinstance(fields.get("v"), int):
+        raise JournalCorrupt(where, offset, "not a transition record")
+    digest = fields["hash"]
+    member = f'"hash":"{digest}",'
+    at = line.rfind(member)
+    if at < 0 or not line.isascii() or sha256((line[:at] + line[at + len(member) :]).encode("ascii")).hexdigest() != digest:
+        raise JournalCorrupt(where, offset, "the hash does not match the record")
+    return _build(_upcast(fields, where), line, where, offset)
+
+
+def _upcast(fields: dict[str, Any], where: str) -> dict[str, Any]:
+    while fields["v"] != RECORD_VERSION:
+        version = fields["v"]
+        if version > RECORD_VERSION or version not in UPCASTERS:
+            raise JournalTooNew(
+                f"{where} holds records of version {version}, this release reads up to {RECORD_VERSION}: "
+                "upgrade agent-engine to read it"
+            )
+        fields = UPCASTERS[version](fields)
+    return fields
+
+
+def _build(fields: dict[str, Any], line: str, where: str, offset: int) -> TransitionRecord:
+    try:
+        if fields.keys() != _KEYS:
+            raise ValueError(f"members {sorted(fields)} instead of {sorted(_KEYS)}")
+        return TransitionRecord(
+            fields["v"], fields["session"], fields["seq"], fields["at"], fields["mono_ns"], fields["trigger"],
+            _STATES[fields["source"]], _STATES[fields["dest"]], _event(fields["trigger"], fields["event"]),
+            _EFFECTS.validate_python(fields["effects"]), fields["prev"], fields["hash"], line,
+        )  # fmt: skip
+    except (ValidationError, KeyError, ValueError, TypeError) as error:
+        raise JournalCorrupt(where, offset, f"not a record of version {RECORD_VERSION}: {error}") from error
+
+
+def _event(trigger: str, data: Mapping[str, Any]) -> KnownEvent | UnknownEvent:
+    known = EVENT_TYPES.get(trigger)
+    if known is None:
+        return UnknownEvent(kind=trigger, data=dict(data))
+    return cast(KnownEvent, known.__pydantic_validator__.validate_python(data))
+
+
+def record_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a journal line, as published in the documentation."""
+    event = EVENTS.json_schema(ref_template="#/$defs/{model}")
+    effects = _EFFECTS.json_schema(ref_template="#/$defs/{model}")
+    definitions = {**event.pop("$defs"), **effects.pop("$defs")}
+    state = {"type": "string", "enum": [state.value for state in State]}
+    digest = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+    count = {"type": "integer", "minimum": 0}
+    properties: dict[str, Any] = {
+        "v": {"const": RECORD_VERSION},
+        "session": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,128}$"},
+        "seq": {"type": "integer", "minimum": 1},
+        "at": {"type": "string", "format": "date-time", "description": "UTC, ISO 8601 with microseconds"},
+        "mono_ns": {**count, "description": "monotonic clock of the writing process, in nanoseconds"},
+        "trigger": {"type": "string", "description": "equals event.kind"},
+        "source": state,
+        "dest": state,
+        "event": event,
+        "effects": effects,
+        "prev": {**digest, "description": "hash of the record before; 64 zeros in the first"},
+        "hash": {**digest, "description": "SHA-256 of the canonical text without this member"},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "TransitionRecord",
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+        "$defs": definitions,
+    }
+
+
+class Chain:
+    """Checks that decoded records follow one another: sequence without a gap, hash on hash, one session."""
+
+    def __init__(self, session: str, seq: int = 0, digest: str = GENESIS) -> None:
+        self.session = session
+        self.seq = seq
+        self.digest = digest
+
+    @classmethod
+    def at(cls, line: str, session: str, offset: int = 0) -> Chain:
+        """Return a chain whose next record is the one in `line`: for reading from the middle of a history."""
+        record = decode(line, session, offset)
+        return cls(session, record.seq - 1, record.prev)
+
+    def decode(self, line: str, offset: int = 0) -> TransitionRecord:
+        """Return the next record.
+
+        Raises:
+            JournalCorrupt: it does not follow from the one before.
+            JournalTooNew: it has a greater record version.
+        """
+        record = decode(line, self.session, offset)
+        self.check(record, offset)
+        return record
+
+    def check(self, record: TransitionRecord, offset: int | None = None) -> None:
+        """Advance over a record that was decoded elsewhere.
+
+        Raises:
+            JournalCorrupt: it does not follow from the one before.
+        """
+        place = record.seq if offset is None else offset
+        if record.session != self.session:
+            raise JournalCorrupt(self.session, place, f"a record of session {record.session!r} stands here")
+        if record.seq != self.seq + 1:
+            raise JournalCorrupt(self.session, place, f"sequence {record.seq} follows {self.seq}")
+        if record.prev != self.digest:
+            raise JournalCorrupt(self.session, place, "the chain is broken: prev is not the hash of the record before")
+        self.seq = record.seq
+        self.digest = record.hash
+
+
+__all__ = ["GENESIS", "RECORD_VERSION", "UPCASTERS", "Chain", "Upcaster", "canonical", "compact", "decode", "record_schema", "seal"]

@@ -1,0 +1,156 @@
+"""A journal in JSON Lines: a folder with a file for each session, or one file for all. Readable by any text tool.
+
+Writes go through one thread; reads run on threads of their own, take no lock, and see whole lines only. May import errors,
+core, ports and the store behind it. Must never do I/O on an event loop.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import anyio.to_thread
+
+from ..core.values import check_id
+from ..errors import JournalUnavailable
+from ..ports import SessionInfo, StoredLine, Writer
+from ._jsonl_store import JsonlStore, Layout, session_of, translate
+from ._lines import Index
+from ._orders import check_page
+from ._thread import WritingThread, claim
+
+_KEPT_INDEXES = 1024
+"""How many files of a folder a reader remembers the layout of (8 bytes a record)."""
+
+
+class JsonlJournal:
+    """Keep histories as JSON Lines, created at the first claim with mode 0600 (a folder: 0700).
+
+    Several processes may use it at a time; each session has one writer. Not to be carried across a fork. A claim cuts off what
+    a crash left of an unfinished line and says so in `Tail.cut_bytes`.
+
+    Args:
+        path: a file ending in `.jsonl` in an existing folder, or a folder, which is created.
+
+    Raises:
+        JournalUnavailable: this system has no `flock`; use SqliteJournal.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        if sys.platform == "win32":
+            raise JournalUnavailable("JSONL journals need a POSIX system; use SqliteJournal here")
+        self._store = JsonlStore(os.path.realpath(path))
+        self._thread = WritingThread(self._store)
+        self._reader = _Reader(self._store.layout)
+
+    @property
+    def path(self) -> str:
+        """The absolute path of the file or folder, symbolic links resolved."""
+        return self._store.place
+
+    @property
+    def commits(self) -> int:
+        """How many times this object wrote and flushed records so far: appends to one file that ran together share one."""
+        return self._store.commits
+
+    async def claim(self, session: str, *, takeover: bool = False) -> Writer:
+        """Return the right to append; see `ports.Journal.claim`."""
+        return await claim(self._thread, check_id(session), takeover)
+
+    async def read(self, session: str, after: int = 0, limit: int = 512) -> Sequence[StoredLine]:
+        """Return a page of records; see `ports.Journal.read`. The offset of a line is its place in the file, in bytes.
+
+        Raises:
+            JournalCorrupt: the page would begin at damage; the records before it can be read.
+        """
+        check_page(after, limit)
+        return await anyio.to_thread.run_sync(self._reader.page, check_id(session), after, limit)
+
+    async def sessions(self) -> Sequence[SessionInfo]:
+        """Return every session that has a record, sorted by id."""
+        return await anyio.to_thread.run_sync(self._reader.sessions)
+
+    async def aclose(self) -> None:
+        """Release every session claimed here and close the files. Idempotent; the next use opens them again."""
+        await self._thread.aclose()
+
+
+class _Reader:
+    """Reads without a lock, for any thread. Holds no file open between calls."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._lock = threading.Lock()
+        self._indexes: OrderedDict[str, Index] = OrderedDict()
+
+    def page(self, session: str, after: int, limit: int) -> Sequence[StoredLine]:
+        with self._lock:
+            try:
+                folder = self._open_folder()
+                if folder is None:
+                    return ()
+                try:
+                    return self._page(folder, session, after, limit)
+                finally:
+                    os.close(folder)
+            except OSError as error:
+                raise translate(self._layout.path, error) from error
+
+    def sessions(self) -> list[SessionInfo]:
+        found: list[SessionInfo] = []
+        with self._lock:
+            try:
+                folder = self._open_folder()
+                if folder is None:
+                    return found
+                try:
+                    names = [""] if self._layout.single else filter(None, map(session_of, os.listdir(folder)))
+                    for name in names:
+                        index, fd = self._index(folder, name)
+                        if fd is not None:
+                            os.close(fd)
+                        found += [SessionInfo(key, len(at.offsets), at.external_id) for key, at in index.sessions.items()]
+                finally:
+                    os.close(folder)
+            except OSError as error:
+                raise translate(self._layout.path, error) from error
+        return sorted(found)
+
+    def _open_folder(self) -> int | None:
+        try:
+            return self._layout.open_folder(create=False)
+        except FileNotFoundError:
+            return None
+
+    def _index(self, folder: int, session: str) -> tuple[Index, int | None]:
+        name = self._layout.file_of(session)
+        index = self._indexes.setdefault(name, self._layout.index_for(session))
+        self._indexes.move_to_end(name)
+        if len(self._indexes) > _KEPT_INDEXES:
+            self._indexes.popitem(last=False)
+        return index, self._layout.index(folder, session, index, known=self._claimed(folder))
+
+    def _claimed(self, folder: int) -> bool:
+        try:
+            return os.stat(self._layout.claims, dir_fd=folder, follow_symlinks=False).st_size > 0
+        except FileNotFoundError:
+            return False
+
+    def _page(self, folder: int, session: str, after: int, limit: int) -> Sequence[StoredLine]:
+        index, fd = self._index(folder, session)
+        if fd is None:
+            return ()
+        try:
+            lines = index.page(fd, session, after, limit)
+            if lines is None:  # a failed append was seen before it was cut off again
+                index.clear()
+                index.catch_up(fd)
+                lines = index.page(fd, session, after, limit) or ()
+        finally:
+            os.close(fd)
+        if not lines:
+            index.check(self._layout.file_of(session))
+        return lines

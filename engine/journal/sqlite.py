@@ -1,0 +1,115 @@
+"""A journal in one SQLite file: many sessions, many processes, durable when an append returns.
+
+Writes go through one thread that commits for all sessions at once; reads have a connection and threads of their own, so
+neither waits for the other. May import errors, core, ports and the store behind it. Must never do I/O on an event loop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import anyio.to_thread
+
+from ..core.values import check_id
+from ..errors import JournalCorrupt, UsageError
+from ..ports import SessionInfo, StoredLine, Writer
+from ._orders import check_page
+from ._sqlite_store import SqliteStore, check_row, open_reader, translate
+from ._thread import WritingThread, claim
+
+_T = TypeVar("_T")
+
+
+class SqliteJournal:
+    """Keep histories in a SQLite file, created at the first claim with mode 0600.
+
+    Several processes may use the file at a time; each session has one writer. Not to be carried across a fork.
+
+    Args:
+        path: the file. Its folder must exist. It must lie on a local disk: WAL does not work over a network.
+
+    Raises:
+        UsageError: the path is ":memory:".
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        name = os.fspath(path)
+        if name == ":memory:":
+            raise UsageError("a SQLite journal lives in a file; use MemoryJournal() for one in memory")
+        self._path = os.path.abspath(name)
+        self._store = SqliteStore(self._path)
+        self._thread = WritingThread(self._store)
+        self._reader: sqlite3.Connection | None = None
+        self._reading = threading.Lock()
+
+    @property
+    def path(self) -> str:
+        """The absolute path of the file."""
+        return self._path
+
+    @property
+    def commits(self) -> int:
+        """How many transactions were committed by this object so far: appends that ran together share one."""
+        return self._store.commits
+
+    async def claim(self, session: str, *, takeover: bool = False) -> Writer:
+        """Return the right to append; see `ports.Journal.claim`."""
+        return await claim(self._thread, check_id(session), takeover)
+
+    async def read(self, session: str, after: int = 0, limit: int = 512) -> Sequence[StoredLine]:
+        """Return a page of records; see `ports.Journal.read`. The offset of a line is its sequence number."""
+        check_page(after, limit)
+        check_id(session)
+
+        def page(connection: sqlite3.Connection) -> list[StoredLine]:
+            rows = connection.execute(
+                "SELECT seq, line FROM records WHERE session = ? AND seq > ? ORDER BY seq LIMIT ?", (session, after, limit)
+            )
+            return [StoredLine(line, seq) for seq, line in (check_row(session, row) for row in rows)]
+
+        return await anyio.to_thread.run_sync(self._query, page, ())
+
+    async def sessions(self) -> Sequence[SessionInfo]:
+        """Return every session that has a record, sorted by id."""
+        return await anyio.to_thread.run_sync(self._query, _sessions, ())
+
+    async def aclose(self) -> None:
+        """Release every session claimed here and close the file. Idempotent; the next use opens it again."""
+        await anyio.to_thread.run_sync(self._close_reader)
+        await self._thread.aclose()
+
+    def _query(self, ask: Callable[[sqlite3.Connection], Sequence[_T]], nothing: Sequence[_T]) -> Sequence[_T]:
+        with self._reading:
+            try:
+                if self._reader is None:
+                    self._reader = open_reader(self._path)
+                return nothing if self._reader is None else ask(self._reader)
+            except (sqlite3.Error, OSError) as error:
+                self._forget_reader()
+                raise translate(self._path, error) from error
+
+    def _close_reader(self) -> None:
+        with self._reading:
+            self._forget_reader()
+
+    def _forget_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+
+def _sessions(connection: sqlite3.Connection) -> list[SessionInfo]:
+    rows = connection.execute(
+        "SELECT id, last, external_id FROM"
+        " (SELECT id, external_id, (SELECT MAX(seq) FROM records WHERE session = id) AS last FROM sessions)"
+        " WHERE last IS NOT NULL ORDER BY id"
+    )
+    try:
+        return [SessionInfo(name, last, None if external is None else json.loads(external)) for name, last, external in rows]
+    except ValueError as error:
+        raise JournalCorrupt("the table of sessions", 0, f"an external id is not JSON ({error})") from error

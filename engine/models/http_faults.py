@@ -1,0 +1,145 @@
+"""What a server's refusal means: the text for a human, whether to try again, and how long the server wants us to wait.
+
+Pure. No secret that it was given and no control character passes into a text. May import core, errors and `wire`. Must never
+do I/O or read a clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from ..errors import ModelError
+
+MESSAGE_LIMIT = 500
+"""Characters that are kept of a server's own message."""
+
+_EXHAUSTED = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+"""Codes sent with status 429 that waiting does not mend."""
+
+_ADVICE = {
+    400: "the request does not suit this server; check the parameters and the model's name",
+    401: "check the API key",
+    402: "check the account's balance",
+    403: "check that the API key may use this model",
+    404: "check base_url (it usually ends in /v1) and the model's name",
+    413: "the conversation is too long for this server",
+    422: "the request does not suit this server; check the parameters",
+}
+
+
+class Cleaner:
+    """Makes foreign text fit for a log line: secrets cut out, control characters escaped, length bounded."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        # The longest first, so that a secret that contains another goes as a whole. Up to three letters hide nothing.
+        self._secrets = sorted({secret for secret in secrets if len(secret) > 3}, key=len, reverse=True)
+
+    def __call__(self, text: str, limit: int = MESSAGE_LIMIT) -> str:
+        """Return the text without secrets, as one line of at most `limit` characters."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[secret]")
+        text = text[: limit + 1]
+        line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+        return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Return how long a server wants to be left alone, in seconds, or None where it says nothing that can be understood.
+
+    Understands `retry-after-ms`, and `retry-after` as whole or broken seconds or as an HTTP date. A date is compared with the
+    server's own `date`, where it sent one: the two clocks need not agree.
+
+    Args:
+        headers: names in lower case, or a mapping that does not care.
+        now: the time here, with a zone.
+    """
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        text = headers.get(name, "").strip()
+        wait = _number(text)
+        if wait is not None:
+            return wait * unit_s if wait >= 0 else None
+        if text and name == "retry-after":
+            until = _date(text)
+            if until is None:
+                return None
+            wait = (until - (_date(headers.get("date", "")) or now)).total_seconds()
+            return wait if wait >= 0 else None
+    return None
+
+
+def status_error(status: int, body: object, host: str, clean: Cleaner, wait_s: float | None = None) -> ModelError:
+    """Return the error for a refusal with an HTTP status.
+
+    Args:
+        status: 300 or above.
+        body: what the server sent: decoded JSON, or its text.
+        host: whom the text names.
+        clean: takes the secrets out.
+        wait_s: the server's wish, from `retry_after_s`.
+    """
+    message, code = _message(body)
+    said = f": {clean(message)}" if message.strip() else ""
+    advice = _ADVICE.get(status)
+    text = f"{host} answered with status {status}{said}" + (f" ({advice})" if advice else "")
+    limited = status == 429
+    retryable = (limited and code not in _EXHAUSTED) or status in (408, 409, 425) or status >= 500
+    return ModelError(
+        text, retryable=retryable, kind="rate_limit" if limited else "model_failure", status=status, retry_after_s=wait_s
+    )
+
+
+def error_in(chunk: Mapping[str, object], host: str, clean: Cleaner) -> ModelError | None:
+    """Return the error that a server sent in place of a reply or in the middle of one, or None where the chunk is none."""
+    error = chunk.get("error")
+    if not error and chunk.get("object") != "error" and chunk.get("type") != "error":
+        return None
+    message, code = _message(chunk)
+    status = _status(code) or _status(error.get("status") if isinstance(error, dict) else None)
+    if status is not None:
+        return status_error(status, chunk, host, clean)
+    limited = "rate_limit" in code or code in _EXHAUSTED
+    return ModelError(
+        f"{host} sent an error instead of a reply: {clean(message or 'without a text')}",
+        retryable=code not in _EXHAUSTED and not code.startswith("invalid_request"),
+        kind="rate_limit" if limited else "model_failure",
+    )
+
+
+def _message(body: object) -> tuple[str, str]:
+    """Return the message of an error body and its code, "" where there is none. Servers differ in how they wrap it."""
+    if isinstance(body, str):
+        return body, ""
+    if not isinstance(body, Mapping):
+        return "", ""
+    error = body.get("error")
+    if isinstance(error, str) and error:
+        return error, ""
+    inner = error if isinstance(error, Mapping) else body
+    found = next((inner[key] for key in ("message", "detail", "error_description") if inner.get(key)), "")
+    code = inner.get("code") or inner.get("type") or ""
+    return found if isinstance(found, str) else str(found), str(code)
+
+
+def _status(code: object) -> int | None:
+    text = str(code) if isinstance(code, str | int) else ""
+    number = int(text) if text.isdecimal() and len(text) == 3 else 0
+    return number if 400 <= number < 600 else None
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(text)
+        return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None

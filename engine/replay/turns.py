@@ -1,0 +1,96 @@
+"""Turns as a projection of the history: what was asked, what was answered, which tools ran, when and for how long.
+
+May import core and journal. Must never perform anything.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from ..core.record import TransitionRecord
+from ..core.session import CallState, Session, Turn
+from ..core.values import JsonObject, Outcome, ToolStatus, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """One tool call of a turn and how it ended. `content` is the text that the model got; `duration_s` is in seconds."""
+
+    id: str
+    name: str
+    arguments: JsonObject
+    status: ToolStatus
+    content: str
+    error: str | None
+    duration_s: float
+
+
+def call_results(turn: Turn) -> tuple[CallResult, ...]:
+    """Return every call of a turn, in order."""
+    return tuple(_call_result(call) for call in turn.calls)
+
+
+def _call_result(call: CallState) -> CallResult:
+    return CallResult(
+        call.call.id, call.call.name, call.call.arguments, call.status, call.content, call.error, call.duration_s
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationTurn:
+    """One ended turn. `at` is when it was opened (UTC), `duration_s` the time from there to its end, in seconds."""
+
+    id: str
+    number: int
+    prompt: str
+    response: str | None
+    tool_calls: tuple[CallResult, ...]
+    at: str
+    duration_s: float
+    outcome: Outcome
+    reason: str
+    usage: Usage
+
+
+class TurnLog:
+    """Collects the newest ended turns of a session while its records go by.
+
+    Args:
+        size: how many to keep; older ones are in the journal.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._turns: deque[ConversationTurn] = deque(maxlen=size)
+        self._opened_at = ""
+
+    def __iter__(self) -> Iterator[ConversationTurn]:
+        return iter(self._turns)
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def see(self, record: TransitionRecord, before: Session, after: Session) -> None:
+        """Take note of a record that led from one snapshot to the next."""
+        if record.trigger == "prompt_received":
+            self._opened_at = record.at
+        if after.turns != before.turns and after.last_turn is not None:
+            self._turns.append(self._ended(after.last_turn, record, after.id))
+
+    def _ended(self, turn: Turn, record: TransitionRecord, session: str) -> ConversationTurn:
+        opened = self._opened_at or record.at
+        duration_s = (datetime.fromisoformat(record.at) - datetime.fromisoformat(opened)).total_seconds()
+        return ConversationTurn(
+            id=f"{session}:{turn.opened_seq}",
+            number=turn.number,
+            prompt="\n".join(message.text or "" for message in turn.prompt if message.role == "user"),
+            response=turn.text,
+            tool_calls=call_results(turn),
+            at=opened,
+            duration_s=max(0.0, duration_s),
+            outcome=turn.outcome or Outcome.FAILED,
+            reason=turn.reason,
+            usage=turn.usage,
+        )

@@ -1,0 +1,180 @@
+"""One session and its journal: the only place where a session changes.
+
+`commit` steps events, makes the records durable, swaps the snapshot and publishes, in this order. When the journal fails,
+the snapshot stays at what is durable; outcomes that were already known (a reply, a tool's end) are kept and written first
+when the journal works again, so nothing that happened is lost or done twice. May import anyio, core, journal, replay.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import anyio
+import anyio.lowlevel
+
+from ..core.effects import CancelWork, KnownEffect, PrepareContext
+from ..core.events import ContextPrepared, KnownEvent, ModelReplied, Resumed, SessionOpened, ToolFinished
+from ..core.record import TransitionRecord
+from ..core.session import Session
+from ..core.step import advance, step
+from ..core.values import State
+from ..errors import StaleWriter
+from ..journal.codec import GENESIS, Chain, seal
+from ..ports import Writer
+from ..replay.turns import TurnLog
+from .broadcast import Broadcast
+from .clock import timestamp
+from .parts import Parts
+
+_PAGE = 512
+_CONTEXT_READY = ContextPrepared()
+
+
+class Ledger:
+    """The durable side of one session.
+
+    Attributes:
+        session: the snapshot at the last durable record.
+        recent: the newest records, at most `limits.history_ring`.
+        turns: the newest ended turns, at most `limits.turns_ring`.
+        cut_bytes: how many bytes of a torn record the journal cut off when the session was claimed.
+    """
+
+    def __init__(self, session: str, parts: Parts, writer: Writer, broadcast: Broadcast) -> None:
+        self.session = Session(session)
+        self.recent: deque[TransitionRecord] = deque(maxlen=parts.limits.history_ring)
+        self.turns = TurnLog(parts.limits.turns_ring)
+        self.cut_bytes = writer.tail.cut_bytes
+        self._parts = parts
+        self._writer = writer
+        self._broadcast = broadcast
+        self._digest = GENESIS
+        self._attempted: list[TransitionRecord] = []
+
+    @property
+    def shaken(self) -> bool:
+        """Whether the last append did not succeed, so that what is durable has to be found out first."""
+        return bool(self._attempted)
+
+    async def load(self) -> None:
+        """Rebuild the snapshot from everything in the journal that follows it.
+
+        Raises:
+            JournalCorrupt: a record is damaged or does not follow from the one before.
+            ReplayError: a record does not reproduce.
+        """
+        chain = Chain(self.session.id, self.session.seq, self._digest)
+        while True:
+            page = await self._parts.journal.read(self.session.id, self.session.seq, _PAGE)
+            for line in page:
+                record = chain.decode(line.text, line.offset)
+                self._take(record, advance(self.session, record))
+            if len(page) < _PAGE:
+                return
+            # A long history must not keep the other sessions of this loop waiting.
+            await anyio.lowlevel.checkpoint()
+
+    async def commit(self, events: Sequence[KnownEvent]) -> list[KnownEffect]:
+        """Step events, append their records together, then swap and publish.
+
+        Where a step asks for the context and nobody provides any, that step is taken too: the records of both become
+        durable at once, which saves a commit a round.
+
+        Returns:
+            What the last of the steps asked for, and what the earlier ones asked for that it did not call off.
+
+        Raises:
+            IllegalTransition, InvalidEvent: an event was refused; nothing was written.
+            JournalUnavailable, StaleWriter: the records are not known to be durable; the snapshot is as before.
+        """
+        records: list[TransitionRecord] = []
+        snapshots: list[Session] = []
+        effects: list[KnownEffect] = []
+        session, digest = self.session, self._digest
+        waiting = deque(events)
+        while waiting:
+            event = waiting.popleft()
+            advanced, asked = step(session, event)
+            record = self._seal(session, event, advanced, asked, digest)
+            records.append(record)
+            snapshots.append(advanced)
+            session, digest = advanced, record.hash
+            if asked and isinstance(asked[-1], PrepareContext) and not waiting and not self._parts.providers:
+                waiting.append(_CONTEXT_READY)
+            elif asked and isinstance(asked[0], CancelWork):
+                effects = list(asked)
+            else:
+                effects += asked
+        await self._append(records)
+        for record, advanced in zip(records, snapshots, strict=True):
+            self._take(record, advanced)
+            self._broadcast.record(record)
+        return effects
+
+    async def commit_opening(self, opened: SessionOpened | None) -> None:
+        """Record how the session was opened, if that is new; wake a session that was shut down with nothing to do."""
+        events: list[KnownEvent] = []
+        if self.session.state is State.SHUTDOWN and self.session.left in (State.IDLE, State.WAITING_FOR_USER):
+            events.append(Resumed())
+        if opened is not None and (events or self.session.state is not State.SHUTDOWN):
+            events.append(opened)
+        if events:
+            await self.commit(events)
+
+    async def mend(self) -> list[KnownEvent]:
+        """Find out what became durable of the last append, and take it over.
+
+        Returns:
+            The outcomes that are known and not durable yet: commit them before anything else.
+
+        Raises:
+            JournalError: the journal still fails, or another writer has the session.
+        """
+        await self._writer.release()
+        self._writer = await self._parts.journal.claim(self.session.id)
+        await self.load()
+        lost = [record for record in self._attempted if record.seq > self.session.seq]
+        self._attempted = []
+        if lost and lost[0].prev != self._digest:
+            return []
+        return [record.event for record in lost if isinstance(record.event, ModelReplied | ToolFinished)]
+
+    async def release(self) -> None:
+        """Give the right to write up."""
+        await self._writer.release()
+
+    def _seal(
+        self, session: Session, event: KnownEvent, advanced: Session, effects: tuple[KnownEffect, ...], digest: str
+    ) -> TransitionRecord:
+        clock = self._parts.clock
+        return seal(
+            session=session.id,
+            seq=advanced.seq,
+            at=timestamp(clock.now()),
+            mono_ns=clock.monotonic_ns(),
+            source=session.state,
+            dest=advanced.state,
+            event=event,
+            effects=effects,
+            prev=digest,
+        )
+
+    async def _append(self, records: list[TransitionRecord]) -> None:
+        """Append under a shield: a cancellation waits until the outcome of the write is known."""
+        self._attempted = records
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._writer.append(records)
+        except StaleWriter:
+            self._attempted = []
+            raise
+        self._attempted = []
+
+    def _take(self, record: TransitionRecord, advanced: Session) -> None:
+        before, self.session = self.session, advanced
+        self._digest = record.hash
+        self.recent.append(record)
+        self.turns.see(record, before, advanced)
+
+

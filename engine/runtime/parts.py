@@ -1,0 +1,69 @@
+"""What an engine is made of, frozen once and shared by all its sessions. May import ports, tools, core."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ..core.limits import Limits
+from ..core.values import JsonObject, Outcome, Request, Usage, Value
+from ..ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy
+from ..replay.turns import CallResult
+from ..tools.registry import Toolbox
+
+
+class EngineSettings(Value):
+    """How an engine behaves.
+
+    `system` is put before the first prompt of a session, and again when it has changed; `parameters` go to the model as they
+    are; `on_unknown` says who decides about a write whose end was not seen; `exit_grace_s` is how long, in seconds, leaving
+    `async with` waits for running turns before it interrupts them.
+    """
+
+    system: str | None = None
+    parameters: JsonObject = Field(default_factory=dict)
+    on_unknown: Literal["ask", "tell_model"] = "ask"
+    exit_grace_s: float = Field(default=5.0, ge=0)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnResult:
+    """How a turn came to rest.
+
+    `outcome` WAITING means that `pending` must be answered, INTERRUPTED that the engine shut down inside the turn; `reason`
+    says why it was not COMPLETED. `duration_s` is in seconds.
+    """
+
+    text: str | None
+    outcome: Outcome
+    tool_calls: tuple[CallResult, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    duration_s: float = 0.0
+    reason: str = ""
+    pending: tuple[Request, ...] = ()
+    turn: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything a driver needs from its engine."""
+
+    model: Model
+    toolbox: Toolbox
+    journal: Journal
+    limits: Limits
+    settings: EngineSettings
+    clock: Clock
+    middleware: tuple[Middleware, ...] = ()
+    providers: tuple[ContextProvider, ...] = ()
+    observers: tuple[Observer, ...] = ()
+    approver: Approver | None = None
+    policy: Policy | None = None
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """What goes to the model with every request."""
+        return self.settings.parameters

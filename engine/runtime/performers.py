@@ -1,0 +1,208 @@
+"""One coroutine an effect: prepare the context, ask the model, run a tool, wait out a recovery.
+
+A performer turns whatever happens into the next event; it never touches a session and never raises but for cancellation.
+May import anyio, ports, tools, models, core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import anyio
+
+from ..core.events import (
+    ContextPrepared,
+    Faulted,
+    KnownEvent,
+    ModelReplied,
+    Recovered,
+    RecoveryFailed,
+    RecoveryNeedsUser,
+    ToolFinished,
+)
+from ..core.session import CallState, Session
+from ..core.values import Fault, FaultKind, Message, ModelReply, RecoveryPlan, ToolStatus
+from ..errors import ModelError
+from ..models.recorded import RecordedModel
+from ..ports import Emit, ModelRequest, ToolContext, ToolOutput
+from ..tools.encode import describe
+from ..tools.function import FunctionTool
+from .parts import Parts
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+_KINDS: dict[str, FaultKind] = {"rate_limit": "rate_limit", "model_failure": "model_failure"}
+
+
+async def prepare_context(parts: Parts, session: Session) -> KnownEvent:
+    """Collect what the context providers add; only the first round of a turn asks them."""
+    turn = session.turn
+    if not parts.providers or turn is None or turn.round:
+        return ContextPrepared()
+    added: list[Message] = []
+    try:
+        for provider in parts.providers:
+            added.extend(await provider.provide(session.id, session.messages()))
+        return ContextPrepared(messages=tuple(added))
+    except Exception as error:
+        return _fault("host_failure", f"a context provider failed: {describe(error)}")
+
+
+async def call_model(parts: Parts, session: Session, emit: Emit) -> KnownEvent:
+    """Ask the model; a reply comes back with the decision about each of its calls, anything else as a fault."""
+    turn = session.turn
+    assert turn is not None
+    request = ModelRequest(
+        session.transcript, parts.toolbox.specs, parts.parameters, session.id, turn.number, turn.round
+    )
+    ask: Callable[[ModelRequest], Awaitable[ModelReply]] = partial(_generate, parts, emit)
+    for middleware in reversed(parts.middleware):
+        ask = partial(_wrapped, middleware.around_model, ask)
+    timeout_s = parts.limits.model_timeout_s
+    try:
+        with anyio.move_on_after(timeout_s) as scope:
+            reply = await ask(request)
+        if scope.cancelled_caught:
+            return _fault("model_failure", f"the model did not answer within {timeout_s:g} s", retryable=True)
+    except ModelError as error:
+        return Faulted(
+            fault=Fault(
+                kind=_KINDS.get(error.kind, "model_failure"),
+                message=str(error),
+                retryable=error.retryable,
+                status=error.status,
+                retry_after_s=error.retry_after_s,
+            )
+        )
+    except Exception as error:
+        return _fault("model_failure", f"the model failed: {describe(error)}")
+    return _judge(parts, reply)
+
+
+async def _generate(parts: Parts, emit: Emit, request: ModelRequest) -> ModelReply:
+    return await parts.model.generate(request, emit)
+
+
+async def _wrapped(
+    around: Callable[[Q, Callable[[Q], Awaitable[A]]], Awaitable[A]], inner: Callable[[Q], Awaitable[A]], given: Q
+) -> A:
+    return await around(given, inner)
+
+
+def _judge(parts: Parts, reply: object) -> KnownEvent:
+    """Return the reply with its plans, or the fault that it is."""
+    if not isinstance(reply, ModelReply):
+        return _fault("bad_reply", f"the model returned {type(reply).__name__}, not a ModelReply")
+    ids = [call.id for call in reply.tool_calls]
+    if len(set(ids)) != len(ids):
+        return _fault("bad_reply", f"the reply uses a call id twice: {', '.join(ids)}", retryable=True)
+    if not ids and not reply.text and not isinstance(parts.model, RecordedModel):
+        return _fault("empty_reply", f"the reply has neither text nor calls (finish: {reply.finish})", retryable=True)
+    if not ids:
+        return ModelReplied(reply=reply)
+    try:
+        calls, plans = parts.toolbox.admit(reply.tool_calls, parts.policy)
+    except Exception as error:
+        return _fault("host_failure", f"the policy failed: {describe(error)}")
+    if calls is not reply.tool_calls:
+        reply = reply.model_copy(update={"tool_calls": calls})
+    return ModelReplied(reply=reply, plans=plans)
+
+
+async def run_tool(
+    parts: Parts, session: Session, call: CallState, emit: Emit, occupy: Callable[[], Callable[[], None]]
+) -> ToolFinished:
+    """Run one call under its deadline. Always returns an end, but for a cancellation from outside."""
+    started_ns = parts.clock.monotonic_ns()
+    output = await _run_tool(parts, session, call, emit, occupy)
+    return ToolFinished(
+        call_id=call.call.id,
+        status=output.status,
+        content=output.content,
+        error=output.error,
+        duration_s=(parts.clock.monotonic_ns() - started_ns) / 1e9,
+        patch=output.patch,
+    )
+
+
+async def _run_tool(
+    parts: Parts, session: Session, call: CallState, emit: Emit, occupy: Callable[[], Callable[[], None]]
+) -> ToolOutput:
+    tool = parts.toolbox.get(call.call.name)
+    if tool is None:
+        return ToolOutput(f"the tool {call.call.name!r} is no longer available", ToolStatus.FAILED, "unknown_tool")
+    context = tool_context(session, call, emit, occupy)
+    try:
+        bound = tool.bind(call.call.arguments)
+        run: Callable[[ToolContext], Awaitable[ToolOutput]] = partial(tool.run, bound)
+        for middleware in reversed(parts.middleware):
+            run = partial(_wrapped, middleware.around_tool, run)
+        with anyio.move_on_after(context.timeout_s) as scope:
+            return await run(context)
+        assert scope.cancelled_caught
+    except Exception as error:
+        return ToolOutput(describe(error), ToolStatus.FAILED, type(error).__name__)
+    text = f"timed out after {context.timeout_s:g} s"
+    if call.plan.effect == "write" and isinstance(tool, FunctionTool) and not tool.is_async:
+        # A thread cannot be stopped: nobody knows what the write still does.
+        return ToolOutput(f"{text}; it may still take effect", ToolStatus.UNKNOWN, "timed_out")
+    return ToolOutput(text, ToolStatus.TIMED_OUT, "timed_out")
+
+
+def tool_context(
+    session: Session, call: CallState, emit: Emit, occupy: Callable[[], Callable[[], None]] | None = None
+) -> ToolContext:
+    """Return everything that the tool of a call may want to know."""
+    turn, opened = session.turn, session.opened
+    assert turn is not None
+    context = ToolContext(
+        call_id=call.call.id,
+        name=call.call.name,
+        arguments=call.call.arguments,
+        idempotency_key=call.key,
+        timeout_s=call.plan.timeout_s or 60.0,
+        session=session.id,
+        turn=turn.number,
+        round=turn.round,
+        priority=turn.priority,
+        metadata={**opened.metadata, **turn.metadata},
+        external_id=opened.external_id,
+        user=opened.user,
+        workspace=opened.workspace,
+        parent=opened.parent,
+        emit=emit,
+        **({} if occupy is None else {"occupy": occupy}),
+    )
+    return context
+
+
+async def recover(parts: Parts, plan: RecoveryPlan) -> KnownEvent:
+    """Carry out a recovery plan: wait as long as it says, or say that it takes a person, or give up."""
+    if plan.action == "ask":
+        return RecoveryNeedsUser()
+    if plan.action == "give_up":
+        return RecoveryFailed()
+    started_ns = parts.clock.monotonic_ns()
+    if plan.delay_s:
+        await anyio.sleep(plan.delay_s)
+    return Recovered(waited_s=(parts.clock.monotonic_ns() - started_ns) / 1e9)
+
+
+def _fault(kind: FaultKind, message: str, *, retryable: bool = False) -> Faulted:
+    return Faulted(fault=Fault(kind=kind, message=message, retryable=retryable))
+
+
+def conflict_free(waiting: Sequence[CallState], running: Sequence[CallState]) -> list[CallState]:
+    """Return the waiting calls that may start now: none of the same conflict key runs or waits before them."""
+    taken = {call.plan.conflict_key for call in running if call.plan.conflict_key is not None}
+    free = []
+    for call in waiting:
+        key = call.plan.conflict_key
+        if key is None or key not in taken:
+            free.append(call)
+        if key is not None:
+            taken.add(key)
+    return free

@@ -1,0 +1,87 @@
+"""One turn as a stream: records and notices while it runs, then its result. May import anyio and its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+
+import anyio
+
+from ..core.events import TurnCancelled
+from ..core.notices import Notice
+from ..core.record import TransitionRecord
+from ..core.values import Prompt
+from .driver import Driver
+from .parts import TurnResult
+
+Item = TransitionRecord | Notice | TurnResult
+
+
+class TurnStream(AsyncIterator[Item]):
+    """Iterates over one turn. An object, not a generator: no cancel scope is held across an item.
+
+    Args:
+        driver: whose turn it is.
+        prompt: what opens the turn.
+        start: starts a coroutine function in the engine's task group.
+    """
+
+    def __init__(self, driver: Driver, prompt: Prompt, start: Callable[[Callable[[], object]], None]) -> None:
+        self._driver = driver
+        self._prompt = prompt
+        self._start = start
+        self._items = driver.broadcast.subscribe(driver.parts.limits.stream_buffer)
+        self._started = False
+        self._result: TurnResult | None = None
+        self._error: Exception | None = None
+        self._ended = anyio.Event()
+
+    def __aiter__(self) -> TurnStream:
+        return self
+
+    async def __anext__(self) -> Item:
+        """Return the next item; the last one is the `TurnResult`.
+
+        Raises:
+            EngineError: whatever `ask` would have raised.
+        """
+        if not self._started:
+            self._started = True
+            self._start(self._run)
+        try:
+            return await self._items.get()
+        except anyio.EndOfStream:
+            pass
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        if self._result is not None:
+            result, self._result = self._result, None
+            return result
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> TurnStream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop reading; if the turn still runs, cancel it."""
+        self._driver.broadcast.unsubscribe(self._items)
+        if self._started and not self._ended.is_set():
+            await self._driver.stop(TurnCancelled(reason="the reader of the stream left"))
+            await self._ended.wait()
+
+    async def _run(self) -> None:
+        try:
+            self._result = await self._driver.ask(self._prompt)
+        except Exception as error:
+            # Handed to the reader; if nobody reads, the session itself still says what happened.
+            self._error = error
+        finally:
+            self._ended.set()
+            self._driver.broadcast.unsubscribe(self._items)

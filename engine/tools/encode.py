@@ -1,0 +1,128 @@
+"""Results of tools as text for the model, and errors as one line.
+
+A result is encoded before its call counts as done, so nothing that a journal could not hold ever enters one. Strings stay
+as they are; everything else becomes JSON. May import core and errors, pydantic for the types that hosts return. Must never
+call code of the value beyond its own conversion to JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from uuid import UUID
+
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from ..errors import EncodingError
+
+MAX_DEPTH = 200
+"""Levels of nesting that a value may have: far beyond any real result, far below what a decoder can take."""
+
+_MAX_ERROR_CHARS = 2000
+_CONVERTED = (BaseModel, datetime, date, time, timedelta, Decimal, UUID, PurePath)
+
+
+def encode_result(value: object) -> str:
+    """Return the text that stands for a tool's result.
+
+    Args:
+        value: a string, a JSON value, a pydantic model, a dataclass, a date, a time, a decimal, a UUID, a path, an enum
+            member, or lists, tuples and dicts of them.
+
+    Raises:
+        EncodingError: it holds something else; `path` says where.
+    """
+    if isinstance(value, str):
+        return value
+    try:
+        return _dumps(value)
+    except Exception:
+        # The encoder does not say where it stumbled: walk the value to find out, converting what may be converted.
+        return _dumps(_plain(value, "$", ()))
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_refuse)
+
+
+def _refuse(value: object) -> object:
+    raise TypeError(type(value).__name__)
+
+
+def _plain(value: object, path: str, parents: tuple[int, ...]) -> object:
+    """Return `value` as JSON types, or say where it is not."""
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, Enum):
+        return _plain(value.value, path, parents)
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        raise EncodingError(path, f"{value} has no JSON form; return None or a string instead")
+    if isinstance(value, _CONVERTED):
+        return _converted(value, path)
+    if id(value) in parents:
+        raise EncodingError(path, "the value contains itself")
+    if len(parents) >= MAX_DEPTH:
+        raise EncodingError(path, f"nested deeper than {MAX_DEPTH} levels")
+    inside = (*parents, id(value))
+    if isinstance(value, dict):
+        return {_key(key, path): _plain(item, f"{path}.{_shown(key)}", inside) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{path}[{index}]", inside) for index, item in enumerate(value)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = _fields(value)
+        return {name: _plain(item, f"{path}.{name}", inside) for name, item in fields}
+    raise EncodingError(path, f"a value of type {type(value).__name__} has no JSON form; return a str, dict or list")
+
+
+def _fields(value: object) -> Iterable[tuple[str, object]]:
+    return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]  # type: ignore[arg-type]
+
+
+def _converted(value: object, path: str) -> object:
+    try:
+        return to_jsonable_python(value, inf_nan_mode="null")
+    except Exception as error:
+        raise EncodingError(path, describe(error)) from error
+
+
+def _key(key: object, path: str) -> str:
+    if isinstance(key, str):
+        return key
+    raise EncodingError(path, f"the key {_shown(key)} is no string")
+
+
+def _shown(key: object) -> str:
+    return key[:60] if isinstance(key, str) else type(key).__name__
+
+
+def check_json(value: object) -> None:
+    """Refuse a value that is not made of JSON types alone.
+
+    Raises:
+        EncodingError: `path` says where it is not.
+    """
+    try:
+        _dumps(value)
+    except Exception:
+        _plain(value, "$", ())
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception as text for the model, bounded, whatever its own `__str__` does."""
+    try:
+        text = str(error)
+    except Exception as broken:
+        text = f"(its text cannot be shown: {type(broken).__name__})"
+    name = type(error).__name__
+    return (f"{name}: {text}" if text else name)[:_MAX_ERROR_CHARS]

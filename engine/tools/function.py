@@ -1,0 +1,273 @@
+"""Functions as tools: the `@tool` decorator.
+
+The JSON Schema comes from the annotations, the description from the docstring, validation from pydantic. Async functions run
+in the event loop, synchronous ones in a thread. A parameter annotated `ToolContext` receives the request and stays out of
+the schema. May import ports, core, errors and anyio. Must never let an exception of a tool pass as its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from functools import update_wrapper
+from typing import Any, Generic, ParamSpec, TypedDict, TypeVar, cast, get_type_hints, overload
+
+import anyio
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from typing_extensions import NotRequired, Unpack
+from typing_extensions import TypedDict as DynamicTypedDict
+
+from ..core.values import JsonObject, ToolEffect, ToolSpec, ToolStatus, check_id
+from ..errors import EncodingError, InvalidId, ToolDefinitionError
+from ..ports import ToolContext, ToolOptions, ToolOutput
+from .encode import describe, encode_result
+from .threads import run_abandonable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_SHOWN_CHARS = 120
+
+
+class ToolKeywords(TypedDict, total=False):
+    """What `@tool` takes; everything has a default.
+
+    `effect` "write"; `timeout_s` 60 seconds; `conflict_key` a format string over the arguments: calls with the same key run
+    one after the other; `probe` a function with the tool's parameters that returns the result of a write that took place, or
+    None if it certainly did not; `name` and `description` instead of the function's own.
+    """
+
+    effect: ToolEffect
+    timeout_s: float
+    conflict_key: str | None
+    probe: Callable[..., object] | None
+    name: str
+    description: str
+
+
+class FunctionTool(Generic[P, R]):
+    """A function that a model can call. Calling the tool itself calls the function."""
+
+    def __init__(self, function: Callable[P, R], options: ToolKeywords) -> None:
+        update_wrapper(self, function)
+        self._function = function
+        probe = options.get("probe")
+        self._probe = None if probe is None else _Callee(probe)
+        name = options.get("name", getattr(function, "__name__", ""))
+        try:
+            check_id(name, "tool name")
+        except InvalidId as error:
+            raise ToolDefinitionError(f"{error}; give the tool a name: @tool(name=…)") from error
+        self._callee = _Callee(function)
+        self._adapter, parameters = _arguments_of(function, self._callee, name)
+        self._spec = ToolSpec(name=name, description=options.get("description", _summary(function)), parameters=parameters)
+        self._options = _checked_options(options, name, parameters)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function itself, without validation, deadline or record."""
+        return self._function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<tool {self._spec.name} ({self._options.effect})>"
+
+    @property
+    def spec(self) -> ToolSpec:
+        """How the tool is described to the model."""
+        return self._spec
+
+    @property
+    def options(self) -> ToolOptions:
+        """How the tool may be run."""
+        return self._options
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the function is awaited; otherwise it runs in a thread, which nobody can stop."""
+        return self._callee.is_async
+
+    @property
+    def can_probe(self) -> bool:
+        """Whether the tool can find out if a write took place."""
+        return self._probe is not None
+
+    def bind(self, arguments: JsonObject) -> Mapping[str, Any]:
+        """Return the validated arguments.
+
+        Raises:
+            ValueError: they do not fit; the text names each argument and what is wrong with it.
+        """
+        try:
+            return self._adapter.validate_python(arguments)
+        except ValidationError as error:
+            raise ValueError(_complaint(error)) from None
+
+    async def run(self, bound: Mapping[str, Any], context: ToolContext) -> ToolOutput:
+        """Run the function. Whatever it raises or returns becomes an output; only cancellation is passed on."""
+        try:
+            return ToolOutput(await self._callee.call(bound, context))
+        except EncodingError as error:
+            text = f"the tool ran, but its result cannot be recorded: {error}"
+            return ToolOutput(text, ToolStatus.FAILED, "result_not_encodable")
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            if isinstance(error, anyio.get_cancelled_exc_class()) and _really_cancelled():
+                raise
+            return ToolOutput(describe(error), ToolStatus.FAILED, type(error).__name__)
+
+    async def probe(self, bound: Mapping[str, Any], context: ToolContext) -> ToolOutput | None:
+        """Return the result of a write that took place, None if it certainly did not.
+
+        Raises:
+            Exception: whatever the probe raises: then nobody knows.
+        """
+        assert self._probe is not None
+        text = await self._probe.call(bound, context)
+        return None if text == "null" else ToolOutput(text)
+
+
+class _Callee:
+    """A function of the host's, called the way it wants to be: awaited or in a thread, with the context or without."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.hints = _hints(function)
+        self.context_name = next((name for name, hint in self.hints.items() if hint is ToolContext), None)
+
+    async def call(self, bound: Mapping[str, Any], context: ToolContext) -> str:
+        """Return the encoded result."""
+        arguments = dict(bound) if self.context_name is None else {**bound, self.context_name: context}
+        if self.is_async:
+            return encode_result(await cast(Awaitable[object], self.function(**arguments)))
+        return await run_abandonable(lambda: encode_result(self.function(**arguments)), context.occupy())
+
+
+@overload
+def tool(function: Callable[P, R], /) -> FunctionTool[P, R]: ...
+@overload
+def tool(**options: Unpack[ToolKeywords]) -> Callable[[Callable[P, R]], FunctionTool[P, R]]: ...
+def tool(
+    function: Callable[P, R] | None = None, /, **options: Unpack[ToolKeywords]
+) -> FunctionTool[P, R] | Callable[[Callable[P, R]], FunctionTool[P, R]]:
+    """Make a function a tool.
+
+    Args:
+        function: an async or synchronous function with annotated parameters.
+        options: see `ToolKeywords`.
+
+    Raises:
+        ToolDefinitionError: a parameter has no annotation or one that no JSON Schema can express, the name is not
+            `[A-Za-z0-9_-]{1,128}`, or an option is out of its range.
+    """
+    if function is not None:
+        return FunctionTool(function, options)
+    return lambda decorated: FunctionTool(decorated, options)
+
+
+def _really_cancelled() -> bool:
+    """Tell a cancellation from a tool that merely raised the exception."""
+    if anyio.current_effective_deadline() == -math.inf:
+        return True
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        # Not on asyncio: trio raises its exception only where a scope is cancelled.
+        return False
+    return task is not None and task.cancelling() > 0
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise ToolDefinitionError(
+            f"the annotations of {getattr(function, '__name__', function)!r} cannot be resolved: {error}; "
+            "import their types at the top of the module, outside TYPE_CHECKING"
+        ) from error
+
+
+def _arguments_of(
+    function: Callable[..., Any], callee: _Callee, name: str
+) -> tuple[TypeAdapter[dict[str, Any]], JsonObject]:
+    """Return what validates the arguments of a function, and their JSON Schema."""
+    fields: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    open_ended = False
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name == callee.context_name:
+            continue
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
+            raise ToolDefinitionError(f"tool {name!r}: parameter {parameter.name!r} must be callable by name")
+        if parameter.kind is parameter.VAR_KEYWORD:
+            open_ended = True
+            continue
+        if parameter.name not in callee.hints:
+            raise ToolDefinitionError(
+                f"tool {name!r}: parameter {parameter.name!r} has no annotation; annotate it, e.g. {parameter.name}: str"
+            )
+        hint = callee.hints[parameter.name]
+        if parameter.default is parameter.empty:
+            fields[parameter.name] = hint
+        else:
+            fields[parameter.name] = NotRequired[hint]
+            defaults[parameter.name] = parameter.default
+    return _adapter(name, fields, defaults, open_ended=open_ended)
+
+
+def _adapter(
+    name: str, fields: dict[str, Any], defaults: dict[str, Any], *, open_ended: bool
+) -> tuple[TypeAdapter[dict[str, Any]], JsonObject]:
+    make_shape: Any = DynamicTypedDict
+    shape = make_shape(name, fields)
+    shape.__pydantic_config__ = ConfigDict(extra="allow" if open_ended else "forbid", arbitrary_types_allowed=False)
+    try:
+        adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(shape)
+        schema = adapter.json_schema()
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, ValueError, TypeError) as error:
+        raise ToolDefinitionError(f"tool {name!r}: no JSON Schema for its annotations: {error}") from error
+    schema.pop("title", None)
+    for parameter, default in defaults.items():
+        # An absent argument takes the function's own default; the schema tells the model what that is.
+        if isinstance(default, str | int | float | bool):
+            schema["properties"][parameter]["default"] = default
+    schema.setdefault("properties", {})
+    return adapter, schema
+
+
+def _summary(function: Callable[..., Any]) -> str:
+    text = inspect.getdoc(function) or ""
+    return text.split("\n\n", 1)[0].replace("\n", " ").strip()
+
+
+def _checked_options(options: ToolKeywords, name: str, parameters: JsonObject) -> ToolOptions:
+    effect = options.get("effect", "write")
+    timeout_s = options.get("timeout_s", 60.0)
+    if effect not in ("read", "idempotent", "write"):
+        raise ToolDefinitionError(f"tool {name!r}: effect {effect!r} is none of read, idempotent, write")
+    if not 0 < timeout_s < math.inf:
+        raise ToolDefinitionError(f"tool {name!r}: timeout_s must be a positive number of seconds, not {timeout_s!r}")
+    key = options.get("conflict_key")
+    if key is not None:
+        properties = cast(dict[str, Any], parameters["properties"])
+        try:
+            key.format_map(dict.fromkeys(properties, ""))
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            raise ToolDefinitionError(
+                f"tool {name!r}: conflict_key {key!r} must be a format string over {', '.join(properties)}"
+            ) from error
+    return ToolOptions(effect=effect, timeout_s=float(timeout_s), conflict_key=key)
+
+
+def _complaint(error: ValidationError) -> str:
+    lines = []
+    for detail in error.errors(include_url=False, include_context=False):
+        place = ".".join(str(part) for part in detail["loc"]) or "arguments"
+        line = f"{place}: {detail['msg']}"
+        if detail["type"] != "missing":
+            line += f" (got {ascii(detail['input'])[:_SHOWN_CHARS]})"
+        lines.append(line)
+    return "; ".join(lines)

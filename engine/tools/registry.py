@@ -1,0 +1,133 @@
+"""The tools of an engine by name, and the decision about each call a model makes.
+
+What is decided here (unknown tool, malformed arguments, policy) enters the core with the reply, so replay decides nothing
+again. May import ports, core and errors. Must never run a tool.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from string import Formatter
+
+from ..core.values import PlannedCall, ToolCall, ToolSpec, ToolStatus
+from ..errors import EncodingError, ToolDefinitionError
+from ..ports import Policy, Tool, ToolOptions
+from .encode import check_json
+from .function import FunctionTool
+
+_KEPT_CHARS = 10_000
+
+
+class Toolbox:
+    """An immutable set of tools.
+
+    Args:
+        tools: tools, or plain annotated functions, which become tools with `effect="write"`.
+
+    Raises:
+        ToolDefinitionError: two tools have the same name, or something is no tool.
+    """
+
+    def __init__(self, tools: Iterable[Tool | Callable[..., object]] = ()) -> None:
+        self._tools: dict[str, Tool] = {}
+        for given in tools:
+            tool = _as_tool(given)
+            name = tool.spec.name
+            if name in self._tools:
+                raise ToolDefinitionError(f"two tools are called {name!r}; rename one: @tool(name=…)")
+            self._tools[name] = tool
+        self.specs: tuple[ToolSpec, ...] = tuple(tool.spec for tool in self._tools.values())
+
+    def __getitem__(self, name: str) -> Tool:
+        return self._tools[name]
+
+    def get(self, name: str) -> Tool | None:
+        """Return the tool of that name, if there is one."""
+        return self._tools.get(name)
+
+    def admit(
+        self, calls: Sequence[ToolCall], policy: Policy | None
+    ) -> tuple[Sequence[ToolCall], tuple[PlannedCall, ...]]:
+        """Decide about each call: run it, ask first, or refuse it with the exact complaint.
+
+        Returns:
+            The calls as they can be recorded (arguments that JSON cannot hold become text) and one plan a call.
+        """
+        plans = tuple(self._plan(call, policy) for call in calls)
+        if not any(plan.malformed for plan in plans):
+            return calls, plans
+        return tuple(_recordable(call) for call in calls), plans
+
+    def _plan(self, call: ToolCall, policy: Policy | None) -> PlannedCall:
+        tool = self._tools.get(call.name)
+        try:
+            if call.arguments_text is not None and not call.arguments:
+                _check_text(call)
+            check_json(call.arguments)
+            if tool is None:
+                known = ", ".join(self._tools) or "none"
+                return _refused(call, f"unknown tool {call.name[:200]!r}; available: {known}")
+            tool.bind(call.arguments)
+        except (ValueError, EncodingError) as error:
+            return _refused(call, f"invalid arguments for {call.name}: {error}", malformed=True)
+        options = tool.options
+        plan = PlannedCall(
+            call_id=call.id, effect=options.effect, timeout_s=options.timeout_s, conflict_key=_conflict_key(call, options)
+        )
+        if policy is None:
+            return plan
+        decision = policy.decide(call, options)
+        if decision.verdict == "deny":
+            return _refused(call, f"denied: {decision.reason or 'by policy'}", status=ToolStatus.DENIED)
+        if decision.verdict == "ask":
+            return plan.model_copy(update={"decision": "ask", "refusal": decision.reason or None})
+        return plan
+
+
+def _as_tool(given: Tool | Callable[..., object]) -> Tool:
+    if isinstance(given, Tool):
+        return given
+    if callable(given):
+        return FunctionTool(given, {})
+    raise ToolDefinitionError(f"{given!r} is no tool: decorate a function with @tool")
+
+
+def _recordable(call: ToolCall) -> ToolCall:
+    try:
+        check_json(call.arguments)
+    except EncodingError:
+        return ToolCall(id=call.id, name=call.name, arguments_text=ascii(call.arguments)[:_KEPT_CHARS])
+    return call
+
+
+def _check_text(call: ToolCall) -> None:
+    """Say why the text that the model wrote gave no arguments."""
+    text = call.arguments_text or ""
+    if not text.strip():
+        return
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("the arguments are nested too deeply") from None
+    if value != {}:
+        raise ValueError(f"the arguments must be one JSON object, not {type(value).__name__}: {ascii(text)[:120]}")
+
+
+def _refused(
+    call: ToolCall, text: str, *, malformed: bool = False, status: ToolStatus = ToolStatus.FAILED
+) -> PlannedCall:
+    return PlannedCall.model_validate(
+        {"call_id": call.id, "decision": "refuse", "refusal": text, "malformed": malformed, "status": status}
+    )
+
+
+def _conflict_key(call: ToolCall, options: ToolOptions) -> str | None:
+    if options.conflict_key is not None:
+        return options.conflict_key.format_map({**dict.fromkeys(_names(options.conflict_key), ""), **call.arguments})
+    # Writes without a key of their own may touch the same thing for all anybody knows: one after the other.
+    return "write" if options.effect == "write" else None
+
+
+def _names(template: str) -> Iterable[str]:
+    return (name for _, name, _, _ in Formatter().parse(template) if name)

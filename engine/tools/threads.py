@@ -1,0 +1,57 @@
+"""Synchronous functions in worker threads that nobody can kill.
+
+A thread that outlives its call's deadline goes on. Whoever counts running tools must count it until it really ends, so the
+end is reported from the thread itself and not from the await that gave up on it. May import anyio.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import anyio
+from anyio import from_thread, to_thread
+from anyio.lowlevel import RunVar
+
+T = TypeVar("T")
+
+# anyio gives an abandoned thread's token back at once, so a limiter cannot count threads; the engine's slots do.
+_unlimited: RunVar[anyio.CapacityLimiter] = RunVar("engine_tool_threads")
+
+
+async def run_abandonable(function: Callable[[], T], on_end: Callable[[], None]) -> T:
+    """Run `function` in a thread; on cancellation stop waiting for it, at once.
+
+    Args:
+        function: what to run. Whatever it raises is raised here.
+        on_end: called in the event loop when the thread has really ended, also long after a cancellation; not called when
+            the loop is gone by then.
+    """
+
+    def call() -> tuple[T | None, BaseException | None]:
+        # The outcome is handed over as data: a StopIteration or SystemExit must not meet the machinery in between.
+        outcome: tuple[T | None, BaseException | None]
+        try:
+            outcome = (function(), None)
+        except BaseException as error:
+            outcome = (None, error)
+        try:
+            from_thread.run_sync(on_end)
+        except RuntimeError:
+            # The event loop has ended before this thread did: nobody counts any more.
+            return outcome
+        return outcome
+
+    value, error = await to_thread.run_sync(call, abandon_on_cancel=True, limiter=_limiter())
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]
+
+
+def _limiter() -> anyio.CapacityLimiter:
+    limiter = _unlimited.get(None)
+    if limiter is None:
+        limiter = anyio.CapacityLimiter(math.inf)
+        _unlimited.set(limiter)
+    return limiter
