@@ -13,12 +13,13 @@ from uuid import uuid4
 
 import anyio
 from anyio.abc import TaskGroup
+from pydantic import ValidationError
 
-from .core.events import SessionOpened, ShutdownRequested, TurnCancelled, UserAnswered
+from .core.events import ShutdownRequested, TurnCancelled, UserAnswered
 from .core.limits import Limits
 from .core.record import TransitionRecord
-from .core.values import JsonObject, Message, Prompt, Request, State, Usage, check_id
-from .errors import EngineClosed, EngineError, UnknownSession
+from .core.values import Message, Prompt, Request, State, Usage, check_id
+from .errors import EngineClosed, EngineError, InvalidEvent, UnknownSession, UsageError
 from .journal import MemoryJournal
 from .journal.codec import Chain
 from .log import logger
@@ -28,8 +29,10 @@ from .runtime.broadcast import Broadcast
 from .runtime.clock import SystemClock
 from .runtime.driver import Driver
 from .runtime.ledger import Ledger
+from .runtime.opening import Who, as_prompt, opening_event
 from .runtime.parts import EngineSettings, Parts, TurnResult
 from .runtime.stream import TurnStream
+from .tools.encode import complaint
 from .tools.registry import Toolbox
 
 _PAGE = 512
@@ -45,16 +48,6 @@ class Extras(TypedDict, total=False):
     approver: Approver
     policy: Policy
     clock: Clock
-
-
-class Who(TypedDict, total=False):
-    """Whose session it is, in the host's own words: recorded with the session and handed to its tools."""
-
-    external_id: str | None
-    user: str | None
-    workspace: str | None
-    parent: str | None
-    metadata: JsonObject
 
 
 class Engine:
@@ -95,25 +88,27 @@ class Engine:
         )
         self._sessions: dict[str, Session] = {}
         self._opening = anyio.Lock()
+        self._ending = False
         self._group: TaskGroup | None = None
 
     async def __aenter__(self) -> Engine:
         if self._group is not None:
             raise EngineClosed("this engine is already open; make another one for another `async with`")
         self._group = await anyio.create_task_group().__aenter__()
+        self._ending = False
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         group = self._running_group()
         try:
             await self.shutdown(0.0 if kind else self._parts.settings.exit_grace_s)
         finally:
             self._group = None
             group.cancel_scope.cancel()
-            suppress = await group.__aexit__(kind, error, trace)
-        return suppress
+            # The group is not told of the error: it would wrap it, and hosts catch JournalUnavailable, not a group of it.
+            await group.__aexit__(None, None, None)
 
     @property
     def limits(self) -> Limits:
@@ -128,8 +123,8 @@ class Engine:
     async def open(self, session_id: str | None = None, *, takeover: bool = False, **who: Unpack[Who]) -> Session:
         """Return a session: a new one, or one rebuilt from its journal.
 
-        A turn that was interrupted goes on in the background: finished tools are not run again, calls that never started
-        run, started ones by their effect. `session.result()` waits for it.
+        A turn that was interrupted goes on in the background: finished tools are not run again, calls that never
+        started run, started ones by their effect. `session.result()` waits for it.
 
         Args:
             session_id: `[A-Za-z0-9_-]{1,128}`; a new unique one if not given.
@@ -138,6 +133,7 @@ class Engine:
 
         Raises:
             InvalidId: the id does not match.
+            UsageError: what is said about whose session it is cannot be recorded.
             SessionBusy: another engine or process writes to the session.
             EngineClosed: the engine is not open.
             JournalError: the history cannot be read or does not hold.
@@ -145,22 +141,28 @@ class Engine:
         group = self._running_group()
         name = uuid4().hex if session_id is None else check_id(session_id)
         async with self._opening:
-            if name in self._sessions:
-                return self._sessions[name]
-            session = await self._load(name, takeover)
-            await session._driver.ledger.commit_opening(_opened(session, self._parts, who))
-            self._sessions[name] = session
+            if self._ending:
+                raise EngineClosed("the engine is shutting down: open the session in another engine")
+            known = self._sessions.get(name)
+            if known is not None and not takeover:
+                return known
+            if known is not None:
+                # It may have lost the session to another writer: only a new claim takes it back.
+                await known.close()
+            session = self._sessions[name] = await self._load(name, takeover, who)
         if session.state not in (State.IDLE, State.WAITING_FOR_USER):
             group.start_soon(self._go_on, session)
         return session
 
-    async def _load(self, name: str, takeover: bool) -> Session:
+    async def _load(self, name: str, takeover: bool, who: Who) -> Session:
         writer = await self._parts.journal.claim(name, takeover=takeover)
         try:
             broadcast = Broadcast(name, self._parts.observers)
             ledger = Ledger(name, self._parts, writer, broadcast)
             await ledger.load()
-            return Session(self, Driver(self._parts, ledger, broadcast))
+            session = Session(self, Driver(self._parts, ledger, broadcast))
+            await ledger.commit_opening(opening_event(ledger.session, self._parts, who))
+            return session
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await writer.release()
@@ -183,21 +185,32 @@ class Engine:
     async def shutdown(self, grace_s: float = 0.0) -> None:
         """Let running turns end for up to `grace_s` seconds, interrupt the others, release every session. Idempotent.
 
-        Interrupted turns are recorded as such and go on when their session is opened again.
+        Interrupted turns are recorded as such and go on when their session is opened again. This engine opens none any
+        more.
+
+        Raises:
+            JournalUnavailable: something could not be released; everything else was.
         """
-        sessions = list(self._sessions.values())
+        self._ending = True
+        async with self._opening:
+            sessions = list(self._sessions.values())
         for session in sessions:
             session._driver.refuse_prompts()
         with anyio.move_on_after(grace_s):
             for session in sessions:
                 await session._driver.rest()
+        closing = [session.close for session in sessions]
+        closing += [self._parts.journal.aclose, getattr(self._parts.model, "aclose", _nothing_to_close)]
+        failures: list[Exception] = []
         with anyio.CancelScope(shield=True):
-            for session in sessions:
-                await session.close()
-            await self._parts.journal.aclose()
-            close_model = getattr(self._parts.model, "aclose", None)
-            if close_model is not None:
-                await close_model()
+            for close in closing:
+                try:
+                    await close()
+                except Exception as error:
+                    # One that cannot be released must not keep the others from it.
+                    failures.append(error)
+        if failures:
+            raise failures[0]
 
     def _running_group(self) -> TaskGroup:
         if self._group is None:
@@ -294,22 +307,24 @@ class Session:
 
         Raises:
             IllegalTransition: the session waits for an answer; answer or cancel first.
+            UsageError: the prompt is neither a text nor a `Prompt`.
             InboxFull: `limits.inbox_size` prompts wait already.
             JournalUnavailable: the journal failed; no effect of what it did not store started. The next call goes on.
             EngineClosed: the engine or session is closed.
         """
-        return await self._driver.ask(Prompt(text=prompt) if isinstance(prompt, str) else prompt)
+        return await self._driver.ask(as_prompt(prompt))
 
     def stream(self, prompt: str | Prompt) -> TurnStream:
         """Run one turn in the background and iterate over its records and notices, ending with the `TurnResult`.
 
-        `async for` alone lets the turn go on when the loop is left early; inside `async with` leaving cancels it. A slow
-        reader loses the oldest items and sees a `Gap`.
+        `async for` alone lets the turn go on when the loop is left early; inside `async with` leaving cancels it. A
+        slow reader loses the oldest items and sees a `Gap`.
         """
-        asked = Prompt(text=prompt) if isinstance(prompt, str) else prompt
-        return TurnStream(self._driver, asked, self._engine._start)
+        return TurnStream(self._driver, as_prompt(prompt), self._engine._start)
 
-    async def answer(self, request_id: str, *, approve: bool, text: str | None = None, by: str | None = None) -> TurnResult:
+    async def answer(
+        self, request_id: str, *, approve: bool, text: str | None = None, by: str | None = None
+    ) -> TurnResult:
         """Answer a pending request, in any order, and wait until the session rests again.
 
         Args:
@@ -319,17 +334,21 @@ class Session:
             by: who answered, for the record.
 
         Raises:
-            InvalidEvent: no such request is pending.
+            InvalidEvent: no such request is pending, or the answer is not made of a yes or no and texts.
         """
-        return await self._driver.answer(UserAnswered(request_id=request_id, approve=approve, text=text, by=by))
+        try:
+            answered = UserAnswered(request_id=request_id, approve=approve, text=text, by=by)
+        except ValidationError as error:
+            raise InvalidEvent(f"this cannot be recorded as an answer: {complaint(error)}") from None
+        return await self._driver.answer(answered)
 
     async def cancel(self, reason: str = "cancelled") -> None:
         """Cancel the open turn, wherever it is. Every call gets a terminal record. Without an open turn do nothing."""
         await self._driver.stop(TurnCancelled(reason=reason))
 
     async def result(self) -> TurnResult:
-        """Wait until the session rests and return its newest turn's result."""
-        if self.state not in (State.IDLE, State.WAITING_FOR_USER):
+        """Wait until the session rests and return its newest turn's result. Goes on with a turn that a failure stopped."""
+        if self.state not in (State.IDLE, State.WAITING_FOR_USER) or self._driver.ledger.shaken:
             return await self._driver.resume()
         await self._driver.rest()
         return self._driver.result()
@@ -341,9 +360,13 @@ class Session:
 
     async def close(self) -> None:
         """Release the session; an open turn is interrupted in order. Idempotent."""
-        await self._driver.stop(ShutdownRequested(reason="closed"))
-        await self._driver.close()
-        self._engine._forget(self)
+        # First of all: a prompt that waits for its turn must not begin one between the end of this turn and the release.
+        self._driver.refuse_prompts()
+        try:
+            await self._driver.stop(ShutdownRequested(reason="closed"))
+        finally:
+            self._engine._forget(self)
+            await self._driver.close()
 
 
 async def read_history(journal: Journal, session_id: str, after: int = 0) -> AsyncIterator[TransitionRecord]:
@@ -354,6 +377,10 @@ async def read_history(journal: Journal, session_id: str, after: int = 0) -> Asy
         JournalCorrupt: a record is damaged or does not follow from the one before.
     """
     check_id(session_id)
+    if after < 0:
+        raise UsageError(f"history(after={after}): sequence numbers count from 1, so `after` counts from 0")
+    if not await journal.read(session_id, 0, 1):
+        raise UnknownSession(session_id)
     chain: Chain | None = None
     seq = max(0, after - 1)
     while page := await journal.read(session_id, seq, _PAGE):
@@ -364,15 +391,10 @@ async def read_history(journal: Journal, session_id: str, after: int = 0) -> Asy
             seq = record.seq
             if seq > after:
                 yield record
-    if seq == 0:
-        raise UnknownSession(session_id)
 
 
-def _opened(session: Session, parts: Parts, who: Who) -> SessionOpened | None:
-    """Return the event that records new settings, if they are new."""
-    known = session._driver.session.opened
-    given = {name: value for name, value in who.items() if value is not None}
-    event = known.model_copy(
-        update={"settings": parts.limits.settings(parts.settings.on_unknown), **given}
-    )
-    return event if session.seq == 0 or event != known else None
+async def _nothing_to_close() -> None:
+    """Stand in for the end of a model that holds nothing."""
+
+
+__all__ = ["Engine", "Extras", "Session", "Who", "read_history"]

@@ -1,8 +1,8 @@
 """The exceptions of the engine, in one tree.
 
-An exception here means misuse or broken infrastructure. What is *expected* to go wrong in an agent (a tool that fails, a
-model that refuses, a limit that is reached) is data: a `Fault`, a tool status, an outcome. Every message says what was
-attempted, what is legal there, and what to do.
+An exception here means misuse or broken infrastructure. What is *expected* to go wrong in an agent (a tool that fails,
+a model that refuses, a limit that is reached) is data: a `Fault`, a tool status, an outcome. Every message says what
+was attempted, what is legal there, and what to do.
 
     EngineError
     ├── UsageError                  the caller can mend it
@@ -83,7 +83,9 @@ class UnknownSession(UsageError):
 
     def __init__(self, session: str) -> None:
         self.session = session
-        super().__init__(f"no session {session!r} in this journal; `agent-engine stats --journal …` lists what is there")
+        super().__init__(
+            f"no session {session!r} in this journal; `agent-engine stats --journal …` lists what is there"
+        )
 
 
 class SessionBusy(UsageError):
@@ -109,7 +111,9 @@ class InboxFull(UsageError):
     def __init__(self, session: str, waiting: int) -> None:
         self.session = session
         self.waiting = waiting
-        super().__init__(f"session {session!r} already has {waiting} prompts waiting; await one of them first, or raise inbox_size")
+        super().__init__(
+            f"session {session!r} already has {waiting} prompts waiting; await one of them first, or raise inbox_size"
+        )
 
 
 class EngineClosed(UsageError):
@@ -151,7 +155,9 @@ class JournalError(EngineError):
 
 
 class JournalUnavailable(JournalError):
-    """A write or a read did not succeed. Everything acknowledged before is intact, and no effect of the unwritten records started."""
+    """A write or a read did not succeed. Everything acknowledged before is intact, and no effect of the unwritten
+    records started.
+    """
 
 
 class JournalCorrupt(JournalError):
@@ -167,7 +173,9 @@ class JournalCorrupt(JournalError):
         self.where = where
         self.offset = offset
         self.reason = reason
-        super().__init__(f"{where} is damaged at {offset}: {reason}; restore it from a backup, or export what precedes the damage")
+        super().__init__(
+            f"{where} is damaged at {offset}: {reason}; restore it from a backup, or export what precedes the damage"
+        )
 
 
 class JournalTooNew(JournalError):
@@ -184,7 +192,9 @@ class StaleWriter(JournalError):
     def __init__(self, session: str, epoch: int) -> None:
         self.session = session
         self.epoch = epoch
-        super().__init__(f"epoch {epoch} of session {session!r} is over: another writer took it; open the session again to go on")
+        super().__init__(
+            f"epoch {epoch} of session {session!r} is over: another writer took it; open the session again to go on"
+        )
 
 
 class ModelError(EngineError):

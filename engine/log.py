@@ -1,8 +1,8 @@
 """The engine's log: structlog over the standard library's logger `engine`, silent unless the host listens.
 
-Nothing is printed and no global configuration is touched: records go to `logging.getLogger("engine")` as one line of ASCII
-JSON, which escapes line breaks and control characters, so nothing a tool says can forge a line. May import structlog and
-logging.
+Nothing is printed and no global configuration is touched: records go to `logging.getLogger("engine")` as one line of
+ASCII JSON, which escapes line breaks and control characters, so nothing a tool says can forge a line. May import
+structlog and logging.
 """
 
 from __future__ import annotations

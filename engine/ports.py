@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from .core.notices import Notice, ToolProgress
@@ -32,8 +31,8 @@ Emit: TypeAlias = Callable[[Notice], None]
 class Clock(Protocol):
     """Tells the time. Durations come from the monotonic side, the wall clock is only ever data."""
 
-    def now(self) -> datetime:
-        """Return the time of day, in UTC."""
+    def time_ns(self) -> int:
+        """Return the time of day: nanoseconds since 1970-01-01, UTC."""
         ...
 
     def monotonic_ns(self) -> int:
@@ -43,7 +42,9 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """What a model is asked. `messages` is a live view of the conversation: reading it is cheap, keeping it is not needed."""
+    """What a model is asked. `messages` is a live view of the conversation: reading it is cheap, keeping it is not
+    needed.
+    """
 
     messages: Sequence[Message]
     tools: tuple[ToolSpec, ...] = ()
@@ -237,7 +238,9 @@ class Observer(Protocol):
 
 
 class StoredLine(NamedTuple):
-    """One stored record: its canonical text, and where it stands (byte offset in a file, sequence number in a database)."""
+    """One stored record: its canonical text, and where it stands (byte offset in a file, sequence number in a
+    database).
+    """
 
     text: str
     offset: int
@@ -275,6 +278,8 @@ class Writer(Protocol):
     async def append(self, records: Sequence[TransitionRecord]) -> None:
         """Make the records durable, all together; they are when this returns, whatever happens after.
 
+        A cancellation must not cut it short: whatever it waits for, it waits under a shield.
+
         Raises:
             JournalUnavailable: nothing is known to be durable; claim the session again and read its tail.
             StaleWriter: another writer has the session; nothing was written.
@@ -301,7 +306,8 @@ class Journal(Protocol):
         ...
 
     async def read(self, session: str, after: int = 0, limit: int = 512) -> Sequence[StoredLine]:
-        """Return up to `limit` records that follow sequence `after`, in order; empty at the end or for an unknown session.
+        """Return up to `limit` records that follow sequence `after`, in order; empty at the end or for an unknown
+        session.
 
         Raises:
             InvalidId, JournalUnavailable, JournalCorrupt, NotAJournal: as in `claim`.

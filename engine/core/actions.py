@@ -1,7 +1,7 @@
 """The actions of the table: pure functions that write to a cursor and ask for effects.
 
-An action never decides a state: that is the table's. May import the other core modules. Must never raise for an event that
-`guards.check` let pass.
+An action never decides a state: that is the table's. May import the other core modules. Must never raise for an event
+that `guards.check` let pass.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .cursor import Cursor
-from .effects import AskUser, CallModel, CancelWork, PrepareContext, Recover, RunTool, effect_id
+from .effects import PREPARE_CONTEXT, AskUser, Recover, RunTool, effect_id, model_call
 from .events import ModelReplied, PromptReceived
 from .recovery import batch_fault, counted, plan_for
 from .session import Batch, CallState, Turn
@@ -18,10 +18,8 @@ from .values import Fault, Message, Outcome, PlannedCall, Request, ToolCall, Too
 CONTINUE = "Continue exactly where you stopped."
 """What the model is told after a reply that its token limit cut off."""
 
-_PREPARE = PrepareContext()
-CANCEL = CancelWork()
 
-# --- actions: the turn ---------------------------------------------------------------------------------------------------
+# --- actions: the turn ------------------------------------------------------------------------------------------------
 
 
 def note_opening(cursor: Cursor) -> None:
@@ -47,7 +45,7 @@ def open_turn(cursor: Cursor) -> None:
 
 def prepare(cursor: Cursor) -> None:
     """Ask for the context of the next round."""
-    cursor.effects.append(_PREPARE)
+    cursor.effects.append(PREPARE_CONTEXT)
 
 
 def take_context(cursor: Cursor) -> None:
@@ -59,7 +57,7 @@ def take_context(cursor: Cursor) -> None:
 
 def call_model(cursor: Cursor) -> None:
     """Ask the model for this round's reply."""
-    cursor.effects.append(CallModel(round=cursor.open_turn.round))
+    cursor.effects.append(model_call(cursor.open_turn.round))
 
 
 def take_direct_calls(cursor: Cursor) -> None:
@@ -81,7 +79,7 @@ def take_calls(cursor: Cursor) -> None:
     """Open a batch with the calls of the reply."""
     reply = cursor.event.reply
     _account(cursor)
-    message = Message(role="assistant", text=reply.text, tool_calls=reply.tool_calls, patch=reply.patch)
+    message = Message.trusted(role="assistant", text=reply.text, tool_calls=reply.tool_calls, patch=reply.patch)
     _open_batch(cursor, message, reply.tool_calls, cursor.event.plans)
 
 
@@ -109,7 +107,7 @@ def continue_reply(cursor: Cursor) -> None:
     """Keep the cut reply and ask for the rest."""
     reply = cursor.event.reply
     _account(cursor)
-    parts = (Message(role="assistant", text=reply.text, patch=reply.patch), Message(role="user", text=CONTINUE))
+    parts = (Message.trusted(role="assistant", text=reply.text, patch=reply.patch), Message(role="user", text=CONTINUE))
     cursor.transcript = cursor.transcript.extended(parts)
     turn = cursor.open_turn
     cursor.change_turn(text=(turn.text or "") + (reply.text or ""), continuations=turn.continuations + 1)
@@ -120,13 +118,15 @@ def finish_turn(cursor: Cursor) -> None:
     """End the turn with the model's text."""
     reply = cursor.event.reply
     _account(cursor)
-    cursor.transcript = cursor.transcript.extended((Message(role="assistant", text=reply.text, patch=reply.patch),))
+    cursor.transcript = cursor.transcript.extended(
+        (Message.trusted(role="assistant", text=reply.text, patch=reply.patch),)
+    )
     earlier = cursor.open_turn.text
     text = reply.text if earlier is None else earlier + (reply.text or "")
     end_turn(cursor, Outcome.COMPLETED, "", text)
 
 
-# --- actions: tool calls -------------------------------------------------------------------------------------------------
+# --- actions: tool calls ----------------------------------------------------------------------------------------------
 
 
 def note_start(cursor: Cursor) -> None:
@@ -166,7 +166,8 @@ def recover_batch(cursor: Cursor) -> None:
     plan_recovery(cursor, batch_fault(cursor.calls))
 
 
-# --- shared pieces -------------------------------------------------------------------------------------------------------
+# --- shared pieces ----------------------------------------------------------------------------------------------------
+
 
 def _add_context(cursor: Cursor) -> None:
     if cursor.event.messages:
@@ -177,13 +178,13 @@ def _account(cursor: Cursor) -> None:
     """Book a reply: its tokens, and whether its arguments were well-formed."""
     event: ModelReplied = cursor.event
     turn = cursor.open_turn
-    malformed = any(plan.malformed for plan in event.plans)
+    malformed = bool(event.plans) and any(plan.malformed for plan in event.plans)
     streak = turn.malformed_streak + 1 if malformed else 0
-    usage = event.reply.usage
-    if usage is None:
+    if streak != turn.malformed_streak or turn.fault_counts:
         cursor.change_turn(malformed_streak=streak, fault_counts=())
-    else:
-        cursor.change_turn(malformed_streak=streak, fault_counts=(), usage=turn.usage + usage)
+    usage = event.reply.usage
+    if usage is not None:
+        cursor.change_turn(usage=turn.usage + usage)
         cursor.usage = cursor.usage + usage
 
 
@@ -201,7 +202,7 @@ def _open_batch(cursor: Cursor, message: Message, calls: Sequence[ToolCall], pla
             text = plan.refusal or f"May {call.name} run?"
             requests.append(Request(id=f"{key}:approval", kind="approval", call_id=call.id, text=text))
         else:
-            cursor.effects.append(RunTool(call_id=call.id, key=key))
+            cursor.effects.append(RunTool.trusted(call_id=call.id, key=key))
     cursor.effects.extend(AskUser(request=request) for request in requests)
     cursor.change_turn(batch=Batch(message, tuple(states)), requests=tuple(requests))
 
@@ -216,21 +217,26 @@ def _refuse_all(cursor: Cursor, fault: Fault) -> None:
         )
         for index, (call, plan) in enumerate(zip(reply.tool_calls, cursor.event.plans, strict=True))
     )  # fmt: skip
-    message = Message(role="assistant", text=reply.text, tool_calls=reply.tool_calls, patch=reply.patch)
+    message = Message.trusted(role="assistant", text=reply.text, tool_calls=reply.tool_calls, patch=reply.patch)
     cursor.change_turn(batch=Batch(message, states))
     _close_batch(cursor)
     plan_recovery(cursor, fault)
 
 
 def replace_calls(cursor: Cursor, calls: tuple[CallState, ...]) -> None:
+    """Replace the calls of the open batch."""
     batch = cursor.open_turn.batch
     assert batch is not None
     cursor.change_turn(batch=Batch(batch.message, calls))
 
 
 def change_call(cursor: Cursor, call_id: str, **changes: object) -> None:
-    calls = tuple(call._replace(**changes) if call.call.id == call_id else call for call in cursor.calls)  # type: ignore[arg-type]
-    replace_calls(cursor, calls)
+    """Replace fields of one call of the open batch."""
+    calls = list(cursor.calls)
+    for place, call in enumerate(calls):
+        if call.call.id == call_id:
+            calls[place] = call._replace(**changes)  # type: ignore[arg-type]
+    replace_calls(cursor, tuple(calls))
 
 
 def _close_batch(cursor: Cursor) -> None:
@@ -238,10 +244,11 @@ def _close_batch(cursor: Cursor) -> None:
     if turn.batch is None:
         return
     cursor.transcript = cursor.transcript.extended(turn.batch.messages())
-    cursor.turn = turn._replace(batch=None, done=turn.done + turn.batch.calls)
+    cursor.change_turn(batch=None, done=turn.done + turn.batch.calls)
 
 
 def close_open_calls(cursor: Cursor, content: str) -> None:
+    """Give every open call a terminal end and move the batch into the conversation."""
     if not cursor.calls:
         return
     calls = tuple(
@@ -259,6 +266,7 @@ def _doubt(call: CallState) -> str:
 
 
 def end_turn(cursor: Cursor, outcome: Outcome, reason: str, text: str | None = None) -> None:
+    """End the turn."""
     turn = cursor.open_turn
     text = turn.text if text is None else text
     cursor.turn_ended = turn._replace(outcome=outcome, reason=reason, text=text, requests=(), plan=None)
@@ -266,6 +274,7 @@ def end_turn(cursor: Cursor, outcome: Outcome, reason: str, text: str | None = N
 
 
 def plan_recovery(cursor: Cursor, fault: Fault) -> None:
+    """Plan what to do about a fault, and ask for it."""
     turn = cursor.open_turn
     plan = plan_for(fault, turn, cursor.opened.settings)
     cursor.change_turn(fault=fault, plan=plan, fault_counts=counted(turn, fault.kind))

@@ -1,7 +1,7 @@
 """The throw-away draft of one step: what guards look at and actions write to.
 
-A cursor is made for one event and discarded after it, whatever happens; the session it was made from never changes. `state`
-is the attribute that the table moves. May import the other core modules' types.
+A cursor is made for one event and discarded after it, whatever happens; the session it was made from never changes.
+`state` is the attribute that the table moves. May import the other core modules' types.
 """
 
 from __future__ import annotations
@@ -12,11 +12,25 @@ from .effects import KnownEffect
 from .events import KnownEvent
 from .session import CallState, Session, Turn
 
+_PLACES = {name: place for place, name in enumerate(Turn._fields)}
+
 
 class Cursor:
     """A session being stepped by one event. `effects` collects, in order, what the step asks for."""
 
-    __slots__ = ("effects", "event", "left", "opened", "seq", "session", "state", "transcript", "turn", "turn_ended", "usage")
+    __slots__ = (
+        "effects",
+        "event",
+        "left",
+        "opened",
+        "seq",
+        "session",
+        "state",
+        "transcript",
+        "turn",
+        "turn_ended",
+        "usage",
+    )
 
     def __init__(self, session: Session, event: KnownEvent) -> None:
         self.session = session
@@ -42,10 +56,14 @@ class Cursor:
     @property
     def calls(self) -> tuple[CallState, ...]:
         """The calls of the open batch; none where no batch is open."""
-        if self.turn is None or self.turn.batch is None:
+        turn = self.turn
+        if turn is None or turn.batch is None:
             return ()
-        return self.turn.batch.calls
+        return turn.batch.calls
 
     def change_turn(self, **changes: Any) -> None:
         """Replace fields of the open turn."""
-        self.turn = self.open_turn._replace(**changes)
+        fields = list(self.open_turn)
+        for name, value in changes.items():
+            fields[_PLACES[name]] = value
+        self.turn = Turn._make(fields)

@@ -7,7 +7,9 @@ May import `values` only.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -63,6 +65,27 @@ class Close(Value):
 
 KnownEffect: TypeAlias = PrepareContext | CallModel | RunTool | AskUser | CancelWork | Recover | Close
 Effect: TypeAlias = Annotated[KnownEffect, Field(discriminator="kind")]
+
+
+PREPARE_CONTEXT = PrepareContext()
+CANCEL_WORK = CancelWork()
+CLOSE = Close()
+
+
+@lru_cache(maxsize=128)
+def model_call(round: int) -> CallModel:
+    """Return the request for the reply of a round, one object a round."""
+    return CallModel(round=round)
+
+
+def shared_effect(data: Mapping[str, Any]) -> KnownEffect | None:
+    """Return the one object that stands for a decoded effect, for the kinds that have one; None for the others."""
+    kind = data["kind"]
+    if kind == "call_model" and len(data) == 2 and type(data.get("round")) is int:
+        return model_call(data["round"])
+    if kind == "prepare_context" and len(data) == 1:
+        return PREPARE_CONTEXT
+    return None
 
 
 def effect_id(session: str, seq: int, index: int) -> str:

@@ -1,9 +1,9 @@
 """The facts that enter the core: one class a kind, past tense, immutable, tagged.
 
-What comes from outside (a reply, an approval, a decision of a policy, a probe's answer) is part of the event, so a history
-replays without asking anyone again. May import `values` only. Adding a kind is a compatible change: readers of the same
-record version tolerate kinds they do not know, and say so. Changing a field is not: raise the record version and register
-an upcaster.
+What comes from outside (a reply, an approval, a decision of a policy, a probe's answer) is part of the event, so a
+history replays without asking anyone again. May import `values` only. Adding a kind is a compatible change: readers of
+the same record version tolerate kinds they do not know, and say so. Changing a field is not: raise the record version
+and register an upcaster.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The guards of the table, and what an event must refer to: pure questions to a cursor.
 
-A guard answers about the session *as the event will leave it* and changes nothing. It never decides a state: that is the
-table's. May import the other core modules. Must never raise for an event that `check` let pass.
+A guard answers about the session *as the event will leave it* and changes nothing. It never decides a state: that is
+the table's. May import the other core modules. Must never raise for an event that `check` let pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import InvalidEvent
 from .cursor import Cursor
@@ -22,29 +22,49 @@ def check(cursor: Cursor) -> None:
     Raises:
         InvalidEvent: the text names what is missing.
     """
+    checks = _CHECKS.get(cursor.event.kind)
+    if checks is not None:
+        checks(cursor)
+
+
+def _check_call(cursor: Cursor) -> None:
     event = cursor.event
-    match event.kind:
-        case "tool_started" | "tool_finished":
-            call = find_call(cursor.calls, event.call_id)
-            if call is None or not call.runs:
-                raise InvalidEvent(f"{event.kind}: call {event.call_id!r} is not running in this batch")
-            if event.kind == "tool_finished" and not event.status.terminal:
-                raise InvalidEvent(f"tool_finished: status {event.status} is not terminal")
-            if event.kind == "tool_started" and call.started:
-                raise InvalidEvent(f"tool_started: call {event.call_id!r} has already started")
-        case "user_answered":
-            if all(request.id != event.request_id for request in cursor.open_turn.requests):
-                open_ids = ", ".join(request.id for request in cursor.open_turn.requests) or "none"
-                raise InvalidEvent(f"no request {event.request_id!r} is pending; pending: {open_ids}")
-        case "model_replied":
-            _check_plans(event.reply.tool_calls, event.plans)
-        case "prompt_received":
-            _check_plans(event.direct_calls, event.plans)
-        case _:
-            pass
+    call = find_call(cursor.calls, event.call_id)
+    if call is None or not call.runs:
+        raise InvalidEvent(f"{event.kind}: call {event.call_id!r} is not running in this batch")
+    if event.kind == "tool_finished" and not event.status.terminal:
+        raise InvalidEvent(f"tool_finished: status {event.status} is not terminal")
+    if event.kind == "tool_started" and call.started:
+        raise InvalidEvent(f"tool_started: call {event.call_id!r} has already started")
+
+
+def _check_answer(cursor: Cursor) -> None:
+    requests = cursor.open_turn.requests
+    if all(request.id != cursor.event.request_id for request in requests):
+        open_ids = ", ".join(request.id for request in requests) or "none"
+        raise InvalidEvent(f"no request {cursor.event.request_id!r} is pending; pending: {open_ids}")
+
+
+def _check_reply(cursor: Cursor) -> None:
+    _check_plans(cursor.event.reply.tool_calls, cursor.event.plans)
+
+
+def _check_prompt(cursor: Cursor) -> None:
+    _check_plans(cursor.event.direct_calls, cursor.event.plans)
+
+
+_CHECKS: dict[str, Callable[[Cursor], None]] = {
+    "tool_started": _check_call,
+    "tool_finished": _check_call,
+    "user_answered": _check_answer,
+    "model_replied": _check_reply,
+    "prompt_received": _check_prompt,
+}
 
 
 def _check_plans(calls: Sequence[ToolCall], plans: tuple[PlannedCall, ...]) -> None:
+    if not calls and not plans:
+        return
     ids = [call.id for call in calls]
     if ids != [plan.call_id for plan in plans] or len(set(ids)) != len(ids):
         raise InvalidEvent(f"every call needs an id of its own and one plan, in the same order; calls {ids}")
@@ -57,7 +77,10 @@ def answered_request(cursor: Cursor) -> Request:
 
 def find_call(calls: Iterable[CallState], call_id: str) -> CallState | None:
     """Return the call with this id, if it is in `calls`."""
-    return next((call for call in calls if call.call.id == call_id), None)
+    for call in calls:
+        if call.call.id == call_id:
+            return call
+    return None
 
 
 def _plans(cursor: Cursor) -> tuple[PlannedCall, ...]:
@@ -68,12 +91,14 @@ def _plans(cursor: Cursor) -> tuple[PlannedCall, ...]:
 
 def some_call_runs(cursor: Cursor) -> bool:
     """Whether a planned call may run at once."""
-    return any(plan.decision == "run" for plan in _plans(cursor))
+    plans = _plans(cursor)
+    return bool(plans) and any(plan.decision == "run" for plan in plans)
 
 
 def some_call_asks(cursor: Cursor) -> bool:
     """Whether a planned call needs an approval."""
-    return any(plan.decision == "ask" for plan in _plans(cursor))
+    plans = _plans(cursor)
+    return bool(plans) and any(plan.decision == "ask" for plan in plans)
 
 
 def some_call_planned(cursor: Cursor) -> bool:
@@ -88,7 +113,8 @@ def rounds_exhausted(cursor: Cursor) -> bool:
 
 def parsing_exhausted(cursor: Cursor) -> bool:
     """Whether malformed arguments came once more in a row than `max_parse_retries` admits."""
-    malformed = any(plan.malformed for plan in cursor.event.plans)
+    plans = cursor.event.plans
+    malformed = bool(plans) and any(plan.malformed for plan in plans)
     return malformed and cursor.open_turn.malformed_streak >= cursor.opened.settings.max_parse_retries
 
 
@@ -100,12 +126,16 @@ def wants_continuation(cursor: Cursor) -> bool:
 
 def others_run(cursor: Cursor) -> bool:
     """Whether another call than the one that finished still runs."""
-    return any(call.runs and call.call.id != cursor.event.call_id for call in cursor.calls)
+    finished = cursor.event.call_id
+    for call in cursor.calls:
+        if call.runs and call.call.id != finished:
+            return True
+    return False
 
 
 def answers_missing(cursor: Cursor) -> bool:
     """Whether a call still waits for an approval."""
-    return any(call.asks for call in cursor.calls)
+    return bool(cursor.open_turn.requests) and any(call.asks for call in cursor.calls)
 
 
 def finished_in_trouble(cursor: Cursor) -> bool:
@@ -115,7 +145,10 @@ def finished_in_trouble(cursor: Cursor) -> bool:
 
 def unhandled_trouble(cursor: Cursor) -> bool:
     """Whether an earlier end in the batch is a fault that no recovery has dealt with."""
-    return any(call.status in TROUBLE and not call.handled for call in cursor.calls)
+    for call in cursor.calls:
+        if call.status in TROUBLE and not call.handled:
+            return True
+    return False
 
 
 def answer_starts_call(cursor: Cursor) -> bool:
@@ -173,8 +206,8 @@ def interrupted_in_trouble(cursor: Cursor) -> bool:
 def after_interruption(cursor: Cursor) -> tuple[CallState, ...]:
     """Return the open calls as an interruption leaves them.
 
-    Finished calls stay. A call that never started, a read and an idempotent one may run. A write that had started is what
-    its probe found out, else unknown.
+    Finished calls stay. A call that never started, a read and an idempotent one may run. A write that had started is
+    what its probe found out, else unknown.
     """
     probes = {probe.call_id: probe for probe in cursor.event.probes}
     calls: list[CallState] = []

@@ -15,11 +15,12 @@ from .values import SessionSettings, Value
 class Limits(Value):
     """What a session and its turns may use. Times in seconds.
 
-    `max_concurrent_tools` counts running tools of one session, a thread until it really ends. `max_execution_time_s` is one
-    turn's, without the time that a person takes to answer; `model_timeout_s` one model call's; a tool has its own.
-    `max_parse_retries` replies with malformed arguments in a row go back to the model, one more ends the turn.
-    `history_ring` records and `turns_ring` turns of a session stay in memory, `inbox_size` prompts may wait for their turn,
-    `stream_buffer` items may wait for a slow reader before the oldest are dropped.
+    `max_concurrent_tools` counts running tools of one session, a thread until it really ends. `max_execution_time_s` is
+    one turn's, counted anew after each rest: the time until `session.answer` is not in it, an approver's in the engine
+    is; `model_timeout_s` one model call's; a tool has its own. `max_parse_retries` replies with malformed arguments in
+    a row go back to the model, one more ends the turn. `history_ring` records and `turns_ring` turns of a session stay
+    in memory, `inbox_size` prompts may wait for their turn, `stream_buffer` items may wait for a slow reader before the
+    oldest are dropped.
     """
 
     max_concurrent_tools: Annotated[int, Field(ge=1)] = 4

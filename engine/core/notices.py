@@ -1,6 +1,7 @@
 """The volatile outward stream: what is worth showing while it happens and worth nothing afterwards.
 
-Notices are never journaled. A slow reader loses the oldest ones and is told how many by a `Gap`. May import `values` only.
+Notices are never journaled. A slow reader loses the oldest ones and is told how many by a `Gap`. May import `values`
+only.
 """
 
 from __future__ import annotations

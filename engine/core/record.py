@@ -1,20 +1,19 @@
 """The stored form of one transition.
 
-A `TransitionRecord` is what the journal keeps, observers see and replay reads. `line` is its canonical text, the very bytes
-that `hash` covers (see `journal.codec`). May import the other core modules' types. Must never do I/O.
+A `TransitionRecord` is what the journal keeps, observers see and replay reads. `line` is its canonical text, the very
+bytes that `hash` covers (see `journal.codec`). May import the other core modules' types. Must never do I/O.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .effects import KnownEffect
 from .events import KnownEvent, UnknownEvent
 from .values import State
 
 
-@dataclass(frozen=True, slots=True)
-class TransitionRecord:
+class TransitionRecord(NamedTuple):
     """One transition: `seq` counts from 1 without gaps, `at` is UTC (ISO 8601), `mono_ns` a monotonic clock.
 
     `hash` is the SHA-256 over the canonical bytes of everything else, `prev` the hash of the record before (64 zeros in
@@ -33,4 +32,4 @@ class TransitionRecord:
     effects: tuple[KnownEffect, ...]
     prev: str
     hash: str
-    line: str = field(repr=False)
+    line: str

@@ -35,9 +35,9 @@ def batch_fault(calls: tuple[CallState, ...]) -> Fault:
 def plan_for(fault: Fault, turn: Turn, settings: SessionSettings) -> RecoveryPlan:
     """Return what to do about `fault`.
 
-    A tool's trouble is told to the model, an unknown outcome by `settings.on_unknown`; a model's failure is tried again up to
-    `settings.max_model_retries` times in a row, after the provider's own wish or an exponential back-off in seconds; the rest
-    ends the turn.
+    A tool's trouble is told to the model, an unknown outcome by `settings.on_unknown`; a model's failure is tried again
+    up to `settings.max_model_retries` times in a row, after the provider's own wish or an exponential back-off in
+    seconds; the rest ends the turn.
     """
     if fault.kind in ("tool_timeout", "memory_limit"):
         return RecoveryPlan(action="resume", resume=State.PROCESSING)

@@ -7,7 +7,6 @@ They share the small pieces of `actions`. May import the other core modules. Mus
 from __future__ import annotations
 
 from .actions import (
-    CANCEL,
     call_model,
     change_call,
     close_open_calls,
@@ -19,19 +18,17 @@ from .actions import (
     settle,
 )
 from .cursor import Cursor
-from .effects import AskUser, Close, Recover, RunTool
+from .effects import CANCEL_WORK, CLOSE, AskUser, Recover, RunTool
 from .guards import after_interruption, answered_request, find_call
 from .recovery import TROUBLE
 from .values import Outcome, Request, State, ToolStatus
-
-_CLOSE = Close()
 
 
 def cancel_turn(cursor: Cursor) -> None:
     """End the turn as cancelled; calls that are still open get a terminal result."""
     reason = cursor.event.reason or "cancelled"
     close_open_calls(cursor, f"cancelled: {reason}")
-    cursor.effects.append(CANCEL)
+    cursor.effects.append(CANCEL_WORK)
     end_turn(cursor, Outcome.CANCELLED, reason)
 
 
@@ -78,7 +75,7 @@ def recover_answered_batch(cursor: Cursor) -> None:
 
 def note_fault(cursor: Cursor) -> None:
     """Stop what is in flight and plan what to do about the fault."""
-    cursor.effects.append(CANCEL)
+    cursor.effects.append(CANCEL_WORK)
     plan_recovery(cursor, cursor.event.fault)
 
 
@@ -172,8 +169,8 @@ def close(cursor: Cursor) -> None:
     """Let go of the session; remember the state it leaves."""
     cursor.left = State(cursor.session.state)
     if cursor.turn is not None:
-        cursor.effects.append(CANCEL)
-    cursor.effects.append(_CLOSE)
+        cursor.effects.append(CANCEL_WORK)
+    cursor.effects.append(CLOSE)
 
 
 def _take_request(cursor: Cursor) -> Request:

@@ -67,12 +67,15 @@ class CallState(NamedTuple):
     @property
     def runs(self) -> bool:
         """Whether the call runs, or is about to."""
-        return not self.status.terminal and not self.asks
+        status = self.status
+        if status is ToolStatus.QUEUED:
+            return self.plan.decision != "ask" or self.approved
+        return status is ToolStatus.RUNNING
 
     def message(self) -> Message:
         """Return the result as the model sees it; a call that has none yet says so."""
         text = self.content if self.status.terminal else f"{self.status.value}: no result yet"
-        return Message(role="tool", text=text, tool_call_id=self.call.id, patch=self.patch)
+        return Message.trusted(role="tool", text=text, tool_call_id=self.call.id, patch=self.patch)
 
 
 class Batch(NamedTuple):

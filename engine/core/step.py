@@ -1,7 +1,7 @@
 """One pure advance of a session: (session, event) → (session, effects).
 
-The same function drives the live engine, resuming and replay; that is why they cannot disagree. May import the other core
-modules. Must never do I/O, read a clock or draw a random number.
+The same function drives the live engine, resuming and replay; that is why they cannot disagree. May import the other
+core modules. Must never do I/O, read a clock or draw a random number.
 """
 
 from __future__ import annotations

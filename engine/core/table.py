@@ -1,15 +1,16 @@
 """The transition table: the only place where a state is decided.
 
-`ROWS` is the theory of operation in one list. A row says: on this event, in these states, if the guard holds, go there and
-do that. Rows of one event and state are tried from top to bottom; the last of them has no guard, so an event is either
-legal, and then has exactly one outcome, or it is refused.
+`ROWS` is the theory of operation in one list. A row says: on this event, in these states, if the guard holds, go there
+and do that. Rows of one event and state are tried from top to bottom; the last of them has no guard, so an event is
+either legal, and then has exactly one outcome, or it is refused.
 
-The package `transitions` is the authority: one module-level synchronous `Machine` is built from the rows, with no model of
-its own (a machine a session costs 20 kB, a registered model 6 kB and is held for ever; a cursor costs a hundred bytes). It
-accepts silently what would be a mistake here: misspelt states, duplicate rows, groups of guards that can all be false, ways
-out of a final state. `validate` turns each into a `TableError` at import. Firing through the machine costs about three times
-what the work behind it does, most of it in two log lines, so `fire` answers from an index compiled *from the machine's own
-events*; `fire_through_machine` is the slow way, and a test proves both equal for every state, event and guard.
+The package `transitions` is the authority: one module-level synchronous `Machine` is built from the rows, with no model
+of its own (a machine a session costs 20 kB, a registered model 6 kB and is held for ever; a cursor costs a hundred
+bytes). It accepts silently what would be a mistake here: misspelt states, duplicate rows, groups of guards that can all
+be false, ways out of a final state. `validate` turns each into a `TableError` at import. Firing through the machine
+costs about three times what the work behind it does, most of it in two log lines, so `fire` answers from an index
+compiled *from the machine's own events*; `fire_through_machine` is the slow way, and a test proves both equal for every
+state, event and guard.
 
 Must stay pure. Nothing outside this module may assign a state.
 """
@@ -45,7 +46,7 @@ class Row(NamedTuple):
 
 
 ROWS: tuple[Row, ...] = (
-    Row("session_opened", (IDLE, *IN_TURN), None, None, do.note_opening),
+    Row("session_opened", (IDLE, *IN_TURN, SHUTDOWN), None, None, do.note_opening),
     # A turn begins.
     Row("prompt_received", (IDLE,), None, PROCESSING, do.open_turn),
     # The context is ready: run what the host asked for, else ask the model.
@@ -74,7 +75,7 @@ ROWS: tuple[Row, ...] = (
     Row("user_answered", (WAITING,), given.unhandled_trouble, ERROR, then.recover_answered_batch),
     Row("user_answered", (WAITING,), None, PROCESSING, then.settle_answered_call),
     # Something failed that is nobody's result.
-    Row("faulted", (PROCESSING, GENERATING, TOOLS, WAITING), None, ERROR, then.note_fault),
+    Row("faulted", IN_TURN, None, ERROR, then.note_fault),
     Row("recovered", (ERROR,), given.plan_resumes_generating, GENERATING, then.resume_generating),
     Row("recovered", (ERROR,), None, PROCESSING, then.resume_processing),
     Row("recovery_needs_user", (ERROR,), None, WAITING, then.ask_about_outcomes),
@@ -103,9 +104,10 @@ def validate(rows: tuple[Row, ...]) -> None:
     """Refuse a table that `transitions` would accept and that could not be meant.
 
     Raises:
-        TableError: an event without rows, or rows without an event; a row twice; a group of rows for one event and state
-            that does not end in exactly one row without a guard; a way out of SHUTDOWN other than `resumed`; a state that
-            cannot be reached or left.
+        TableError: an event without rows, or rows without an event; a row twice; a group of rows for one event and
+        state
+            that does not end in exactly one row without a guard; a way out of SHUTDOWN other than `resumed`; a state
+            that cannot be reached or left.
     """
     if {row.trigger for row in rows} != set(EVENT_TYPES):
         raise TableError(f"rows and events differ: {sorted({row.trigger for row in rows} ^ set(EVENT_TYPES))}")
@@ -119,7 +121,7 @@ def validate(rows: tuple[Row, ...]) -> None:
             raise TableError(f"{trigger} in {source}: the same guard twice")
         if guards[-1] is not None or None in guards[:-1]:
             raise TableError(f"{trigger} in {source}: exactly the last row must have no guard")
-        if source is SHUTDOWN and trigger != "resumed":
+        if source is SHUTDOWN and trigger != "resumed" and any(row.dest is not None for row in group):
             raise TableError(f"{trigger} leaves {SHUTDOWN}; only resumed may")
     moves = {(source, row.dest) for row in rows for source in row.sources if row.dest not in (None, source)}
     for state in State:
@@ -133,7 +135,11 @@ def build(rows: tuple[Row, ...]) -> Machine:
     """Return the `transitions` machine of a validated table."""
     validate(rows)
     machine = Machine(
-        model=None, states=[state.value for state in State], initial=IDLE.value, auto_transitions=False, send_event=False
+        model=None,
+        states=[state.value for state in State],
+        initial=IDLE.value,
+        auto_transitions=False,
+        send_event=False,
     )
     for row in rows:
         machine.add_transition(

@@ -1,8 +1,8 @@
 """A conversation as an immutable sequence that grows in constant time.
 
-Snapshots of a session share one list and remember how much of it is theirs. Extending the newest snapshot appends to the
-shared list; extending an older one copies first. So a snapshot never changes, a turn costs the same at turn 10 and at turn
-10,000, and a model is handed the whole conversation without a copy. May import `values` only.
+Snapshots of a session share one list and remember how much of it is theirs. Extending the newest snapshot appends to
+the shared list; extending an older one copies first. So a snapshot never changes, a turn costs the same at turn 10 and
+at turn 10,000, and a model is handed the whole conversation without a copy. May import `values` only.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Looking at a run and at the machine behind it. Importing it draws nothing."""

@@ -6,6 +6,7 @@ May import core, errors and ports. Importing it opens nothing.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from ..errors import UsageError
 from ..ports import Journal
@@ -18,18 +19,20 @@ def open_journal(name: str | os.PathLike[str]) -> Journal:
     """Return the journal of this name; nothing is created before its first claim.
 
     Args:
-        name: a path ending in `.db` (SQLite) or `.jsonl` (one file of JSON Lines), or a folder: one that exists, or one to be
-            created, written with a `/` at its end.
+        name: a path ending in `.db` (SQLite) or `.jsonl` (one file of JSON Lines), or a folder: one that exists, or
+            one to be created, written with a `/` at its end.
 
     Raises:
         UsageError: the name has another form.
     """
     path = os.fspath(name)
     if path.startswith(("postgresql://", "postgres://")):
-        raise UsageError("journals in PostgreSQL are not part of this release; name a path ending in .db or .jsonl, or a folder")
+        raise UsageError(
+            "journals in PostgreSQL are not part of this release; name a path ending in .db or .jsonl, or a folder"
+        )
     if path.endswith(".db"):
         return SqliteJournal(path)
-    if path.endswith((".jsonl", "/", os.sep)) or os.path.isdir(path):
+    if path.endswith((".jsonl", "/", os.sep)) or (path and Path(path).is_dir()):
         return JsonlJournal(path)
     raise UsageError(
         f"{path!r} names no journal; the forms are: a path ending in .db (SQLite), a path ending in .jsonl or a folder "

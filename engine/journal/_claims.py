@@ -1,8 +1,9 @@
 """The log of claims beside JSONL files: who may append to which session, under which epoch, and the lock around it all.
 
-One line for each change, appended under an exclusive `flock` of the log itself, which the kernel gives back when a process is
-killed. Whoever holds the lock has read every line before. A log that has grown past use is replaced by a short one; epochs
-survive that, so they never decrease. May import errors, ports and `_owner`. Must never be used on an event loop.
+One line for each change, appended under an exclusive `flock` of the log itself, which the kernel gives back when a
+process is killed. Whoever holds the lock has read every line before. A log that has grown past use is replaced by a
+short one; epochs survive that, so they never decrease. May import errors and the codec. Must never be used on an event
+loop.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if sys.platform != "win32":
 OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW if sys.platform != "win32" else 0
 """Every file is opened so: not inherited by child processes, and never through a symbolic link."""
 
-_SPARE_LINES = 1000
+_SPARE_LINES = 100
 """A log is rewritten when it has this many lines more than twice its sessions."""
 
 
@@ -128,15 +129,21 @@ class Claims:
         data = os.pread(self._fd, size - self._end, self._end)
         whole = data[: data.rfind(b"\n") + 1].rstrip(b"\0\n")
         for line in whole.split(b"\n") if whole else ():
-            try:
-                session, epoch, owner = json.loads(line)
-            except ValueError as error:
-                raise JournalCorrupt(self._name, self._end, f"a claim is not readable ({error})") from error
-            self._standings[session] = Standing(epoch, owner)
+            session, standing = self._decode(line)
+            self._standings[session] = standing
             self._end += len(line) + 1
             self._lines += 1
         if self._end != size:  # a claim that was cut by a crash: it was given to nobody
             os.ftruncate(self._fd, self._end)
+
+    def _decode(self, line: bytes) -> tuple[str, Standing]:
+        try:
+            session, epoch, owner = json.loads(line)
+        except (ValueError, TypeError) as error:
+            raise JournalCorrupt(self._name, self._end, f"a claim is not readable ({error})") from error
+        if not isinstance(session, str) or not isinstance(epoch, int) or not isinstance(owner, str | None):
+            raise JournalCorrupt(self._name, self._end, "a claim does not hold a session, an epoch and an owner")
+        return session, Standing(epoch, owner)
 
     def _compact(self, folder: int) -> None:
         spare = self._name + ".new"

@@ -2,9 +2,9 @@
 
 In a folder each session has a file of its own, named by its id and a hash of it, so names that differ only in case stay
 apart; otherwise one file holds the lines of all sessions in the order of their appends. Files are opened relative to a
-descriptor of their folder and never through a symbolic link. An append is one write and one fsync for all orders of a group
-that go to the same file; a failed one is cut off, and the file is read again before the next. May import core, errors, ports
-and the codec. Must never be called on an event loop.
+descriptor of their folder and never through a symbolic link. An append is one write and one fsync for all orders of a
+group that go to the same file; a failed one is cut off, and the file is read again before the next. May import core,
+errors, ports and the codec. Must never be called on an event loop.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import errno
 import os
 import re
 import stat
+import sys
 from collections.abc import Sequence
 from hashlib import sha256
+from pathlib import Path
 
 from ..errors import JournalCorrupt, JournalError, NotAJournal, SessionBusy, StaleWriter, UsageError
 from ..ports import Tail
@@ -26,6 +28,8 @@ from ._thread import Job
 from .codec import decode
 
 _NAME = re.compile(r"([A-Za-z0-9_-]{1,128})\.([0-9a-f]{16})\.jsonl")
+
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC if sys.platform != "win32" else 0
 
 
 def file_name(session: str) -> str:
@@ -42,15 +46,16 @@ def session_of(name: str) -> str | None:
 class Layout:
     """How a journal's path is laid out: a folder, or one file within its folder."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.single = path.endswith(".jsonl")
-        self.folder = os.path.dirname(path) if self.single else path
-        self.claims = os.path.basename(path) + ".claims" if self.single else "sessions.claims"
+    def __init__(self, name: str) -> None:
+        self.single = name.endswith(".jsonl")
+        self.path = path = str(Path(name).resolve())
+        self.name = Path(path).name
+        self.folder = str(Path(path).parent) if self.single else path
+        self.claims = f"{self.name}.claims" if self.single else "sessions.claims"
 
     def file_of(self, session: str) -> str:
         """Return the name of the file, within the folder, that holds the session."""
-        return os.path.basename(self.path) if self.single else file_name(session)
+        return self.name if self.single else file_name(session)
 
     def index_for(self, session: str) -> Index:
         """Return an empty index for the file that holds the session."""
@@ -62,20 +67,30 @@ class Layout:
         Raises:
             OSError: it is not there (and not to be created), or is no folder.
         """
-        if create and not self.single and not os.path.lexists(self.path):
-            os.mkdir(self.path, 0o700)
-            parent = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if create and not self.single and not Path(self.path).exists():
+            Path(self.path).mkdir(mode=0o700, exist_ok=True)
+            parent = os.open(Path(self.path).parent, _FOLDER_FLAGS)
             try:
                 os.fsync(parent)
             finally:
                 os.close(parent)
-        return os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return os.open(self.folder, _FOLDER_FLAGS)
+
+    def claimed(self, folder: int) -> bool:
+        """Say whether anything was ever claimed here, so that the file is a journal's whatever a crash made of it."""
+        try:
+            return os.stat(self.claims, dir_fd=folder, follow_symlinks=False).st_size > 0
+        except FileNotFoundError:
+            return False
 
     def index(self, folder: int, session: str, index: Index, known: bool) -> int | None:
         """Bring an index up to date; return a descriptor to read the file with, None where there is no file yet.
 
         Args:
-            known: whether the folder's claims say that this is a journal.
+            folder: descriptor of the folder.
+            session: whose file.
+            index: the index of that file.
+            known: whether it is known to be a journal's file.
 
         Raises:
             NotAJournal: the file belongs to another program; it was not touched.
@@ -92,7 +107,7 @@ class Layout:
                 raise OSError(errno.EINVAL, f"{name} is not a regular file")
             index.catch_up(fd)
             if self.single and not known and index.foreign(fd):
-                raise NotAJournal(f"{self.path} holds something else and was not touched: name another file for the journal")
+                raise NotAJournal(f"{self.path} holds something else and was not touched: name another file")
         except BaseException:
             os.close(fd)
             raise
@@ -114,12 +129,13 @@ class JsonlStore:
 
     def __init__(self, path: str) -> None:
         self.layout = Layout(path)
-        self.place = path
+        self.place = self.layout.path
         self.commits = 0
         self._folder: int | None = None
         self._claims = Claims(self.layout.claims)
         self._token = Token()
         self._held: set[str] = set()
+        self._granted = False
         self._indexes: dict[str, Index] = {}
         self._pending: dict[str, _Pending] = {}
 
@@ -130,19 +146,36 @@ class JsonlStore:
             JournalUnavailable, JournalCorrupt: the folder or its claims cannot be used; nothing was written.
         """
         try:
-            if self._folder is None:
-                self._folder = self.layout.open_folder(create=True)
-            self._claims.lock(self._folder)
+            folder = self._open()
+            self._claims.lock(folder)
         except OSError as error:
             self._forget(jobs)
             raise translate(self.place, error) from error
         try:
             for job in jobs:
-                self._carry_out(self._folder, job)
-            self._flush(self._folder)
+                self._carry_out(folder, job)
+            self._flush(folder)
         finally:
             self._pending.clear()
             self._claims.unlock()
+
+    def _open(self) -> int:
+        if self._folder is None:
+            folder = self.layout.open_folder(create=True)
+            try:
+                if not self.layout.claimed(folder):  # before anything is written beside what may be someone else's
+                    self._look(folder, "", Index(), known=False)
+            except BaseException:
+                os.close(folder)
+                raise
+            self._folder = folder
+        return self._folder
+
+    def _look(self, folder: int, session: str, index: Index, known: bool) -> None:
+        if self.layout.single or session:
+            fd = self.layout.index(folder, session, index, known)
+            if fd is not None:
+                os.close(fd)
 
     def _carry_out(self, folder: int, job: Job) -> None:
         try:
@@ -163,7 +196,7 @@ class JsonlStore:
     def _prepare(self, folder: int, job: Job, order: Append) -> None:
         session, records = order.session, order.records
         if self._claims.standing(session) != (order.epoch, order.owner):
-            self._held.discard(session)
+            self._let_go(session)
             raise StaleWriter(session, order.epoch)
         name = self.layout.file_of(session)
         pending = self._pending.get(name)
@@ -228,15 +261,14 @@ class JsonlStore:
         granted = Standing(standing.epoch + 1, self._token.text)
         self._claims.put(folder, session, granted)
         self._held.add(session)
+        self._granted = True
         seq, digest = index.tail(session)
         return Granted(granted.epoch, self._token.text, Tail(seq, digest, cut_bytes))
 
     def _caught_up(self, folder: int, session: str) -> Index:
         name = self.layout.file_of(session)
         index = self._indexes.setdefault(name, self.layout.index_for(session))
-        fd = self.layout.index(folder, session, index, known=self._claims.used)
-        if fd is not None:
-            os.close(fd)
+        self._look(folder, session, index, known=True)
         return index
 
     def _cut(self, folder: int, name: str, index: Index) -> int:
@@ -268,9 +300,12 @@ class JsonlStore:
         session = order.session
         if self._claims.standing(session) == (order.epoch, order.owner):
             self._claims.put(folder, session, Standing(order.epoch))
-            self._held.discard(session)
-            if not self.layout.single and self.layout.file_of(session) not in self._pending:
-                self._indexes.pop(self.layout.file_of(session), None)
+            self._let_go(session)
+
+    def _let_go(self, session: str) -> None:
+        self._held.discard(session)
+        if not self.layout.single:
+            self._indexes.pop(self.layout.file_of(session), None)
 
     def _forget(self, jobs: Sequence[Job]) -> None:
         """Give up what is known about sessions whose order failed: it is read again, and they may be claimed again."""
@@ -291,9 +326,11 @@ class JsonlStore:
         folder, self._folder = self._folder, None
         if folder is None:
             return
+        granted, self._granted = self._granted, False
         try:
-            self._claims.lock(folder)
-            self._claims.free(token.text)
+            if granted:
+                self._claims.lock(folder)
+                self._claims.free(token.text)
         except OSError as error:
             raise translate(self.place, error) from error
         finally:

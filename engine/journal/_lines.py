@@ -1,19 +1,19 @@
 """Where the records of a JSONL file stand: an index that grows with the file and finds damage on its way.
 
-A line is taken by its envelope (session, sequence, hash), which costs a fraction of decoding it; whoever reads the record
-checks its hash. Lines end with the byte 10 and nothing else. An unterminated last line, or NULs at the end, is what a crash
-leaves: a torn tail. Everything else that is not the next record is damage. May import errors and the codec. Must never write.
+A line is taken by its envelope (session, sequence, hash), which costs a fraction of decoding it; whoever reads the
+record checks its hash. Lines end with the byte 10 and nothing else. An unterminated last line, or NULs at the end, is
+what a crash leaves: a torn tail. Everything else that is not the next record is damage. May import errors, ports and
+the codec. Must never write.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 from array import array
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ..errors import JournalCorrupt
 from ..ports import StoredLine
@@ -50,12 +50,11 @@ def read_envelope(line: bytes) -> Envelope | None:
         return Envelope(session.decode("ascii"), int(seq), digest.decode("ascii"))
     try:
         fields = json.loads(line)
-        session, seq, digest = fields["session"], fields["seq"], fields["hash"]
+        session, seq, digest, version = fields["session"], fields["seq"], fields["hash"], fields["v"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    if isinstance(session, str) and isinstance(seq, int) and isinstance(digest, str) and isinstance(fields.get("v"), int):
-        return Envelope(session, seq, digest)
-    return None
+    typed = isinstance(session, str) and isinstance(seq, int) and isinstance(digest, str) and isinstance(version, int)
+    return Envelope(session, seq, digest) if typed else None
 
 
 class Located:
@@ -96,15 +95,27 @@ class Index:
         """
         found = os.fstat(fd)
         if self._file != (found.st_dev, found.st_ino) or found.st_size < self.size:
-            self.clear()
-            self._file = (found.st_dev, found.st_ino)
-        if found.st_size == self.size or self.damage is not None:
+            self._begin(found)
+        if found.st_size == self.end or (self.damage is not None and found.st_size == self.size):
+            self.size = found.st_size
             return
-        self.size = found.st_size
-        with _open_at(fd, self.end) as file:
+        start = self.end
+        self._scan_from(fd, start, found.st_size)
+        if self.damage is not None and start > 0:  # perhaps lines that were indexed have been taken back since
+            self._begin(found)
+            self._scan_from(fd, 0, found.st_size)
+
+    def _begin(self, found: os.stat_result) -> None:
+        self.clear()
+        self._file = (found.st_dev, found.st_ino)
+
+    def _scan_from(self, fd: int, start: int, size: int) -> None:
+        self.size = size
+        self.damage = None
+        with _open_at(fd, start) as file:
             self._scan(file)
 
-    def _scan(self, file: io.BufferedReader) -> None:
+    def _scan(self, file: BinaryIO) -> None:
         padded = False
         for line in file:
             if not line.endswith(b"\n"):
@@ -167,7 +178,7 @@ class Index:
         """
         located = self.sessions.get(session)
         offsets: Iterable[int] = located.offsets[after : after + limit] if located else ()
-        lines = []
+        lines: list[StoredLine] = []
         with _open_at(fd, 0) as file:
             for seq, offset in enumerate(offsets, after + 1):
                 if file.tell() != offset:
@@ -180,9 +191,9 @@ class Index:
         return lines
 
 
-def _open_at(fd: int, offset: int) -> io.BufferedReader:
+def _open_at(fd: int, offset: int) -> BinaryIO:
     """Return a buffered reader over a descriptor of its own, so that reading moves no one else's place."""
-    file = open(os.dup(fd), "rb", buffering=1 << 16)
+    file = os.fdopen(os.dup(fd), "rb", buffering=1 << 16)
     file.seek(offset)
     return file
 

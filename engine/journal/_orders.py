@@ -70,7 +70,7 @@ def check_next(session: str, seq: int, digest: str, record: TransitionRecord) ->
         UsageError: it does not.
     """
     if record.session != session:
-        raise UsageError(f"a record of session {record.session!r} cannot be appended to {session!r}; nothing was written")
+        raise UsageError(f"a record of session {record.session!r} cannot go to {session!r}; nothing was written")
     if record.seq != seq + 1 or record.prev != digest:
         raise UsageError(
             f"record {record.seq} does not continue record {seq} of session {session!r}, nothing was written: "
@@ -96,8 +96,8 @@ def external_id_of(record: TransitionRecord) -> str | None:
 def unavailable(place: str, cause: BaseException, advice: str) -> JournalUnavailable:
     """Return the error for a store that could not be used, `cause` named in its text."""
     error = JournalUnavailable(
-        f"the journal {place} cannot be used ({cause}): {advice}. Everything acknowledged before is intact; then claim the "
-        "session again and read its tail"
+        f"the journal {place} cannot be used ({cause}): {advice}. Everything acknowledged before is intact; "
+        "then claim the session again and read its tail"
     )
     error.__cause__ = cause
     return error

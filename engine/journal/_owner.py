@@ -1,9 +1,9 @@
 """Who holds a session, and whether that holder still lives.
 
-A holder is named by its host, the boot of that host, its space of process numbers, its process, when that process started,
-and its journal object. A process that is gone on this host is known to be gone at once, without waiting for a lease; what
-cannot be judged from here (another host, another container) counts as alive, because a wrong "dead" would let two writers
-in. Reads /proc where there is one and asks psutil elsewhere. Must never touch a journal's files.
+A holder is named by its host, the boot of that host, its space of process numbers, its process, when that process
+started, and its journal object. A process that is gone on this host is known to be gone at once, without waiting for a
+lease; what cannot be judged from here (another host, another container) counts as alive, because a wrong "dead" would
+let two writers in. Reads /proc where there is one and asks psutil elsewhere. Must never touch a journal's files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from uuid import uuid4
 from weakref import WeakSet
 
 _LIVING: WeakSet[Token] = WeakSet()
-"""Tokens of this process that are in use; a token of this process outside it belongs to a journal object that is gone."""
+"""Tokens of this process that are in use; any other token of this process belongs to a journal object that is gone."""
 
 _TOLERANCE_S = 1.0
 """Two start times closer than this, of one process number, are one process: numbers are not used again that fast."""
@@ -101,7 +101,7 @@ def _machine() -> tuple[str, str, str]:
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     with suppress(OSError):
-        space = os.readlink("/proc/self/ns/pid")
+        space = str(Path("/proc/self/ns/pid").readlink())
     return f"{platform.node()}/{identity}", boot, space
 
 

@@ -1,17 +1,18 @@
 """The SQLite side of a journal: what the writing thread does, and how a database file is recognised and opened.
 
-WAL with `synchronous=FULL`: what is acknowledged survives a power cut. Text columns hold canonical ASCII JSON. Values reach
-SQL as bound parameters only. The file is never opened beside SQLite, because closing such a descriptor would drop the locks
-that SQLite holds on it in this process. May import core, errors, ports and the codec. Must never be called on an event loop.
+WAL with `synchronous=FULL`: what is acknowledged survives a power cut. Text columns hold canonical ASCII JSON. Values
+reach SQL as bound parameters only. The file is never opened beside SQLite, because closing such a descriptor would drop
+the locks that SQLite holds on it in this process. May import errors, ports and the codec. Must never be called on an
+event loop.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import stat
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -43,7 +44,7 @@ _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full: free some space",
     sqlite3.SQLITE_IOERR: "the disk reported an error or is full: check its health and its free space",
     sqlite3.SQLITE_READONLY: "give this user write permission on the file and on its folder",
-    sqlite3.SQLITE_CANTOPEN: "make sure that the folder exists and that this user may write to it",
+    sqlite3.SQLITE_CANTOPEN: "make sure that the folder exists and give this user write permission on it",
     sqlite3.SQLITE_BUSY: f"another process wrote for more than {BUSY_TIMEOUT_S:g} s: let it finish",
 }
 
@@ -196,14 +197,14 @@ def open_database(path: str) -> sqlite3.Connection:
         OSError, sqlite3.Error: it cannot be opened.
     """
     exists = inspect_file(path)
-    new = not os.path.lexists(path)
+    new = not Path(path).exists()
     connection = _connect(path, "rwc")
     try:
         connection.execute("PRAGMA synchronous = FULL")
         if not exists:
             connection.execute("BEGIN IMMEDIATE")  # creates the file
             if new:
-                os.chmod(path, 0o600)  # before anything is in it; the files beside it take the same mode
+                Path(path).chmod(0o600)  # before anything is in it; the files beside it take the same mode
             if connection.execute("PRAGMA user_version").fetchone() == (0,):  # nobody else was faster
                 for statement in _SCHEMA:
                     connection.execute(statement)
@@ -235,32 +236,44 @@ def inspect_file(path: str) -> bool:
         NotAJournal, JournalTooNew, OSError, sqlite3.Error: as `open_database`.
     """
     try:
-        found = os.stat(path)
+        found = Path(path).stat()
     except FileNotFoundError:
         return False
     if not stat.S_ISREG(found.st_mode):
         raise OSError(f"{path} is {'a folder' if stat.S_ISDIR(found.st_mode) else 'not a regular file'}")
     if found.st_size == 0:
         return False
-    connection = _connect(path, "ro&immutable=1")
     try:
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-    finally:
-        connection.close()
+        application, version = _read_marks(path, "ro&immutable=1")
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_CORRUPT or not Path(path + "-wal").exists():
+            raise
+        application, version = _read_marks(
+            path, "rw"
+        )  # a checkpoint was cut short: only with its WAL the file is whole
     if application != APPLICATION_ID:
-        raise NotAJournal(f"{path} is another program's database and was not touched: name another file for the journal")
+        raise NotAJournal(f"{path} is another program's database and was not touched: name another file")
     if version > SCHEMA_VERSION:
         raise JournalTooNew(
-            f"{path} was written by a newer release (schema {version}, this one knows {SCHEMA_VERSION}): upgrade agent-engine"
+            f"{path} was written by a newer release (schema {version}, this one knows {SCHEMA_VERSION}): "
+            "upgrade agent-engine"
         )
     return True
 
 
+def _read_marks(path: str, mode: str) -> tuple[int, int]:
+    connection = _connect(path, mode)
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        return application, version
+    finally:
+        connection.close()
+
+
 def _connect(path: str, mode: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"file:{quote(path)}?mode={mode}", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-    )
+    uri = f"file:{quote(path)}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.text_factory = _latin  # a damaged text is reported by the codec, not by the reader of the column
     return connection
 

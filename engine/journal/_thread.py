@@ -1,9 +1,9 @@
 """One writing thread per journal, and the cheap way there and back.
 
 Every claim, append and release of a journal is an order in one queue. The thread takes whatever is queued as one group,
-lets the store carry it out (one transaction, one fsync), then wakes every waiter, each event loop once per group. It sleeps
-in the queue, so an idle journal costs nothing. Works for waiters on asyncio and on trio, on any number of loops at a time.
-May import errors, ports and `_orders`; trio only when running under it. Must never run an order on an event loop's thread.
+lets the store carry it out (one transaction, one fsync), then wakes every waiter, each event loop once per group. It
+sleeps in the queue, so an idle journal costs nothing. Works for waiters on asyncio and on trio, on any number of loops
+at a time. May import core, errors and ports; trio only when running under it. Must never run an order on an event loop.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class _Closing(Job):
 
 _NOTHING = Granted(0, "", Tail(0, ""))
 
-_Post: TypeAlias = Callable[[Callable[[Sequence[Job]], object], Sequence[Job]], object]
-"""Runs a function in the thread of an event loop, soon."""
+_Post: TypeAlias = Callable[..., object]
+"""Runs a function with one argument, the jobs, in the thread of an event loop, soon."""
 
 _Queue: TypeAlias = "SimpleQueue[Job]"
 
@@ -74,7 +74,7 @@ class Store(Protocol):
 
 
 class WritingThread:
-    """Carry out a store's orders, one group after the other. Starts with the first order, ends with `aclose` or with this object."""
+    """Carry out a store's orders, group by group. Starts with the first, ends with `aclose` or with this object."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -211,7 +211,7 @@ def _work(queue: _Queue, store: Store, before: threading.Thread | None) -> None:
             group.clear()  # an idle thread keeps no record alive
     try:
         store.close()
-    except Exception as error:  # handed to whoever closes; where the journal was dropped unclosed there is nobody to tell
+    except Exception as error:  # handed to whoever closes; a journal dropped unclosed leaves nobody to tell
         last.error = error
     _wake([last])
 

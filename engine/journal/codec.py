@@ -1,21 +1,24 @@
 """Records to canonical text and back, with the hash chain between them.
 
-The canonical text of a record is its JSON in ASCII, keys sorted at every depth, no white space, no NaN: one byte sequence
-for one record, so `json.dumps(json.loads(line), sort_keys=True, separators=(",", ":"))` gives it again. `hash` is the
-SHA-256 of that text without the `hash` member; `prev` chains it to the record before. Fields at their defaults are left
-out of events and effects. May import core and errors. Must never do I/O or read a clock.
+The canonical text of a record is its JSON in ASCII, keys sorted at every depth, no white space, no NaN: one byte
+sequence for one record, so `json.dumps(json.loads(line), sort_keys=True, separators=(",", ":"))` gives it again. `hash`
+is the SHA-256 of that text without the `hash` member; `prev` chains it to the record before. Fields at their defaults
+are left out of events and effects. May import core and errors. Must never do I/O or read a clock.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from hashlib import sha256
+from json.encoder import encode_basestring_ascii
+from math import isfinite
 from typing import Any, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from ..core.effects import Effect, KnownEffect
+from ..core.effects import Effect, KnownEffect, shared_effect
 from ..core.events import EVENT_TYPES, EVENTS, KnownEvent, UnknownEvent
 from ..core.record import TransitionRecord
 from ..core.values import State
@@ -31,32 +34,13 @@ _TAIL = {"mono_ns", "prev", "seq", "session", "source", "trigger", "v"}
 _KEYS = frozenset(_TAIL | {"at", "dest", "effects", "event", "hash"})
 _STATES = {state.value: state for state in State}
 _EFFECTS: TypeAdapter[tuple[KnownEffect, ...]] = TypeAdapter(tuple[Effect, ...])
+_EVENT_VALIDATORS = {kind: event.__pydantic_validator__ for kind, event in EVENT_TYPES.items()}
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 """Turns the decoded record of one version into the next version's."""
 
 UPCASTERS: dict[int, Upcaster] = {}
 """Version → the upcaster to the version after it. Empty while there is one version."""
-
-
-def compact(value: BaseModel) -> dict[str, Any]:
-    """Return the fields of a value that are not at their defaults; tags always."""
-    fields = type(value).model_fields
-    out = {}
-    for name, held in value.__dict__.items():
-        if name == "kind":
-            out[name] = held
-            continue
-        field = fields[name]
-        if held is None and field.default is None:
-            continue
-        default = field.get_default(call_default_factory=True)
-        if held != default or type(held) is not type(default):
-            out[name] = held
-    return out
-
-
-_encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, default=compact)
 
 
 def canonical(value: object) -> str:
@@ -66,9 +50,70 @@ def canonical(value: object) -> str:
         EncodingError: it holds something JSON cannot.
     """
     try:
-        return _encoder.encode(value)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        return _WRITERS[type(value)](value)
+    except (ValueError, TypeError, RecursionError) as error:
         raise EncodingError("$", str(error) or type(error).__name__) from error
+
+
+class _Writers(dict[type, Callable[[Any], str]]):
+    """Type → function that writes its values. Writers of models are made when their class is first met."""
+
+    def __missing__(self, kind: type) -> Callable[[Any], str]:
+        writer: Callable[[Any], str] = _encode
+        if issubclass(kind, BaseModel):
+            writer = _model_writer(kind)
+        elif issubclass(kind, Enum):
+            writer = {member: _encode(member.value) for member in kind}.__getitem__
+        self[kind] = writer
+        return writer
+
+
+# One pass in C for everything that is plain JSON; what it must not meet is refused by name.
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+_NO_DEFAULT = object()
+
+
+def _model_writer(kind: type[BaseModel]) -> Callable[[BaseModel], str]:
+    """Return a writer of one model class: fields in alphabetical order, tags always, defaults never."""
+    spec: list[tuple[str, str, object]] = []
+    for name in sorted(kind.model_fields):
+        field = kind.model_fields[name]
+        always = name == "kind" or field.is_required()
+        default = _NO_DEFAULT if always else field.get_default(call_default_factory=True)
+        spec.append((name, f'"{name}":', default))
+
+    def write(value: BaseModel) -> str:
+        held = value.__dict__
+        parts = []
+        for name, key, default in spec:
+            item = held[name]
+            if item is not default and item != default:
+                parts.append(key + _WRITERS[type(item)](item))
+        return "{" + ",".join(parts) + "}"
+
+    return write
+
+
+def _write_items(items: Sequence[object]) -> str:
+    return "[" + ",".join([_WRITERS[type(item)](item) for item in items]) + "]"
+
+
+def _write_float(value: float) -> str:
+    if not isfinite(value):
+        raise ValueError(f"{value} has no JSON form")
+    return repr(value)
+
+
+_WRITERS = _Writers(
+    {
+        str: encode_basestring_ascii,
+        int: int.__repr__,
+        float: _write_float,
+        bool: {False: "false", True: "true"}.__getitem__,
+        type(None): {None: "null"}.__getitem__,
+        tuple: _write_items,
+    }
+)
 
 
 def seal(
@@ -80,15 +125,15 @@ def seal(
     Raises:
         EncodingError: the event holds a value that JSON cannot.
     """
-    head = canonical({"at": at, "dest": dest, "effects": effects, "event": event})[:-1]
+    head = f'{{"at":"{at}","dest":"{dest}","effects":{canonical(effects)},"event":{canonical(event)},'
     rest = (
         f'"mono_ns":{mono_ns},"prev":"{prev}","seq":{seq},"session":"{session}",'
-        f'"source":"{source.value}","trigger":"{event.kind}","v":{RECORD_VERSION}}}'
+        f'"source":"{source}","trigger":"{event.kind}","v":{RECORD_VERSION}}}'
     )
-    digest = sha256(f"{head},{rest}".encode("ascii")).hexdigest()
+    digest = sha256((head + rest).encode("ascii")).hexdigest()
     return TransitionRecord(
         RECORD_VERSION, session, seq, at, mono_ns, event.kind, source, dest, event, effects, prev, digest,
-        f'{head},"hash":"{digest}",{rest}',
+        f'{head}"hash":"{digest}",{rest}',
     )  # fmt: skip
 
 
@@ -110,7 +155,11 @@ def decode(line: str, where: str = "record", offset: int = 0) -> TransitionRecor
     digest = fields["hash"]
     member = f'"hash":"{digest}",'
     at = line.rfind(member)
-    if at < 0 or not line.isascii() or sha256((line[:at] + line[at + len(member) :]).encode("ascii")).hexdigest() != digest:
+    if (
+        at < 0
+        or not line.isascii()
+        or sha256((line[:at] + line[at + len(member) :]).encode("ascii")).hexdigest() != digest
+    ):
         raise JournalCorrupt(where, offset, "the hash does not match the record")
     return _build(_upcast(fields, where), line, where, offset)
 
@@ -134,17 +183,25 @@ def _build(fields: dict[str, Any], line: str, where: str, offset: int) -> Transi
         return TransitionRecord(
             fields["v"], fields["session"], fields["seq"], fields["at"], fields["mono_ns"], fields["trigger"],
             _STATES[fields["source"]], _STATES[fields["dest"]], _event(fields["trigger"], fields["event"]),
-            _EFFECTS.validate_python(fields["effects"]), fields["prev"], fields["hash"], line,
+            _effects(fields["effects"]), fields["prev"], fields["hash"], line,
         )  # fmt: skip
     except (ValidationError, KeyError, ValueError, TypeError) as error:
         raise JournalCorrupt(where, offset, f"not a record of version {RECORD_VERSION}: {error}") from error
 
 
 def _event(trigger: str, data: Mapping[str, Any]) -> KnownEvent | UnknownEvent:
-    known = EVENT_TYPES.get(trigger)
-    if known is None:
+    validator = _EVENT_VALIDATORS.get(trigger)
+    if validator is None:
         return UnknownEvent(kind=trigger, data=dict(data))
-    return cast(KnownEvent, known.__pydantic_validator__.validate_python(data))
+    return cast(KnownEvent, validator.validate_python(data))
+
+
+def _effects(data: Sequence[Mapping[str, Any]]) -> tuple[KnownEffect, ...]:
+    if not data:
+        return ()
+    if len(data) == 1 and (shared := shared_effect(data[0])) is not None:
+        return (shared,)
+    return _EFFECTS.validate_python(data)
 
 
 def record_schema() -> dict[str, Any]:
@@ -222,4 +279,14 @@ class Chain:
         self.digest = record.hash
 
 
-__all__ = ["GENESIS", "RECORD_VERSION", "UPCASTERS", "Chain", "Upcaster", "canonical", "compact", "decode", "record_schema", "seal"]
+__all__ = [
+    "GENESIS",
+    "RECORD_VERSION",
+    "UPCASTERS",
+    "Chain",
+    "Upcaster",
+    "canonical",
+    "decode",
+    "record_schema",
+    "seal",
+]

@@ -1,7 +1,7 @@
 """A journal in JSON Lines: a folder with a file for each session, or one file for all. Readable by any text tool.
 
-Writes go through one thread; reads run on threads of their own, take no lock, and see whole lines only. May import errors,
-core, ports and the store behind it. Must never do I/O on an event loop.
+Writes go through one thread; reads run on threads of their own, take no lock, and see whole lines only. May import
+core, errors, ports and the store behind it. Must never do I/O on an event loop.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _KEPT_INDEXES = 1024
 class JsonlJournal:
     """Keep histories as JSON Lines, created at the first claim with mode 0600 (a folder: 0700).
 
-    Several processes may use it at a time; each session has one writer. Not to be carried across a fork. A claim cuts off what
-    a crash left of an unfinished line and says so in `Tail.cut_bytes`.
+    Several processes may use it at a time; each session has one writer. Not to be carried across a fork. A claim cuts
+    off what a crash left of an unfinished line and says so in `Tail.cut_bytes`.
 
     Args:
         path: a file ending in `.jsonl` in an existing folder, or a folder, which is created.
@@ -42,9 +42,9 @@ class JsonlJournal:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if sys.platform == "win32":
             raise JournalUnavailable("JSONL journals need a POSIX system; use SqliteJournal here")
-        self._store = JsonlStore(os.path.realpath(path))
+        self._store = JsonlStore(os.fspath(path))
         self._thread = WritingThread(self._store)
-        self._reader = _Reader(self._store.layout)
+        self._reader = LockFreeReader(self._store.layout)
 
     @property
     def path(self) -> str:
@@ -53,7 +53,7 @@ class JsonlJournal:
 
     @property
     def commits(self) -> int:
-        """How many times this object wrote and flushed records so far: appends to one file that ran together share one."""
+        """How many times this object flushed records so far: appends to one file that ran together share one."""
         return self._store.commits
 
     async def claim(self, session: str, *, takeover: bool = False) -> Writer:
@@ -78,7 +78,7 @@ class JsonlJournal:
         await self._thread.aclose()
 
 
-class _Reader:
+class LockFreeReader:
     """Reads without a lock, for any thread. Holds no file open between calls."""
 
     def __init__(self, layout: Layout) -> None:
@@ -87,6 +87,7 @@ class _Reader:
         self._indexes: OrderedDict[str, Index] = OrderedDict()
 
     def page(self, session: str, after: int, limit: int) -> Sequence[StoredLine]:
+        """Return a page of records, as `JsonlJournal.read`."""
         with self._lock:
             try:
                 folder = self._open_folder()
@@ -100,6 +101,7 @@ class _Reader:
                 raise translate(self._layout.path, error) from error
 
     def sessions(self) -> list[SessionInfo]:
+        """Return every session that has a record, as `JsonlJournal.sessions`."""
         found: list[SessionInfo] = []
         with self._lock:
             try:
@@ -107,17 +109,23 @@ class _Reader:
                 if folder is None:
                     return found
                 try:
-                    names = [""] if self._layout.single else filter(None, map(session_of, os.listdir(folder)))
-                    for name in names:
+                    for name in self._files(folder):
                         index, fd = self._index(folder, name)
                         if fd is not None:
                             os.close(fd)
-                        found += [SessionInfo(key, len(at.offsets), at.external_id) for key, at in index.sessions.items()]
+                        for key, located in index.sessions.items():
+                            found.append(SessionInfo(key, len(located.offsets), located.external_id))
                 finally:
                     os.close(folder)
             except OSError as error:
                 raise translate(self._layout.path, error) from error
         return sorted(found)
+
+    def _files(self, folder: int) -> list[str]:
+        if self._layout.single:
+            return [""]
+        with os.scandir(folder) as entries:
+            return [session for entry in entries if (session := session_of(entry.name)) is not None]
 
     def _open_folder(self) -> int | None:
         try:
@@ -131,13 +139,7 @@ class _Reader:
         self._indexes.move_to_end(name)
         if len(self._indexes) > _KEPT_INDEXES:
             self._indexes.popitem(last=False)
-        return index, self._layout.index(folder, session, index, known=self._claimed(folder))
-
-    def _claimed(self, folder: int) -> bool:
-        try:
-            return os.stat(self._layout.claims, dir_fd=folder, follow_symlinks=False).st_size > 0
-        except FileNotFoundError:
-            return False
+        return index, self._layout.index(folder, session, index, known=self._layout.claimed(folder))
 
     def _page(self, folder: int, session: str, after: int, limit: int) -> Sequence[StoredLine]:
         index, fd = self._index(folder, session)
@@ -148,7 +150,7 @@ class _Reader:
             if lines is None:  # a failed append was seen before it was cut off again
                 index.clear()
                 index.catch_up(fd)
-                lines = index.page(fd, session, after, limit) or ()
+                lines = index.page(fd, session, after, limit) or []
         finally:
             os.close(fd)
         if not lines:

@@ -1,7 +1,7 @@
 """A journal in memory: for tests, notebooks, and sessions whose history nobody needs after the process.
 
-Appends do not yield to the event loop, so a turn pays nothing for its journal. May import core, errors and ports. Must never
-do I/O. It may be shared by several event loops of one process as long as each session has one writer at a time.
+Appends do not yield to the event loop, so a turn pays nothing for its journal. May import core, errors and ports. Must
+never do I/O. It may be shared by several event loops of one process as long as each session has one writer at a time.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _MemoryWriter:
         if history.epoch != self._epoch or not history.held:
             raise StaleWriter(self._session, self._epoch)
         seq, digest = len(history.lines), history.digest
-        added = []
+        added: list[StoredLine] = []
         for record in records:
             check_next(self._session, seq, digest, record)
             seq, digest = record.seq, record.hash

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import anyio.to_thread
@@ -41,7 +42,7 @@ class SqliteJournal:
         name = os.fspath(path)
         if name == ":memory:":
             raise UsageError("a SQLite journal lives in a file; use MemoryJournal() for one in memory")
-        self._path = os.path.abspath(name)
+        self._path = str(Path(name).absolute())
         self._store = SqliteStore(self._path)
         self._thread = WritingThread(self._store)
         self._reader: sqlite3.Connection | None = None
@@ -68,7 +69,8 @@ class SqliteJournal:
 
         def page(connection: sqlite3.Connection) -> list[StoredLine]:
             rows = connection.execute(
-                "SELECT seq, line FROM records WHERE session = ? AND seq > ? ORDER BY seq LIMIT ?", (session, after, limit)
+                "SELECT seq, line FROM records WHERE session = ? AND seq > ? ORDER BY seq LIMIT ?",
+                (session, after, limit),
             )
             return [StoredLine(line, seq) for seq, line in (check_row(session, row) for row in rows)]
 
@@ -110,6 +112,6 @@ def _sessions(connection: sqlite3.Connection) -> list[SessionInfo]:
         " WHERE last IS NOT NULL ORDER BY id"
     )
     try:
-        return [SessionInfo(name, last, None if external is None else json.loads(external)) for name, last, external in rows]
+        return [SessionInfo(name, last, None if text is None else json.loads(text)) for name, last, text in rows]
     except ValueError as error:
         raise JournalCorrupt("the table of sessions", 0, f"an external id is not JSON ({error})") from error

@@ -1,8 +1,8 @@
 """Pieces of a chat completion, in the OpenAI format, to one reply.
 
-Takes the chunks of a stream or the one body of an unstreamed answer, tells `emit` about every piece, and judges at the end
-whether the reply is whole. Shared by every adapter whose server speaks this format. May import core, errors and ports.
-Must never do I/O.
+Takes the chunks of a stream or the one body of an unstreamed answer, tells `emit` about every piece, and judges at
+the end whether the reply is whole. Shared by every adapter whose server speaks this format. May import core, errors
+and ports. Must never do I/O.
 """
 
 from __future__ import annotations
@@ -17,12 +17,23 @@ from ..core.notices import ReasoningDelta, TextDelta, ToolInputDelta
 from ..core.values import FinishReason, JsonObject, Message, ModelReply, ToolCall, Usage, WirePatch
 from ..errors import ModelError
 from ..ports import Emit
-from .wire import call_from_text, join_surrogates, json_text, parse_arguments, scrub, text_of_parts, to_wire
+from .wire import (
+    as_list,
+    as_object,
+    call_from_text,
+    is_object,
+    join_surrogates,
+    json_text,
+    parse_arguments,
+    scrub,
+    text_of_parts,
+    to_wire,
+)
 
 _FINISH: Mapping[str, FinishReason] = {
     "stop": "stop", "eos": "stop", "eos_token": "stop", "end_turn": "stop", "length": "length", "max_tokens": "length",
-    "model_length": "context_full", "stop_sequence": "stop_sequence", "tool_calls": "tool_calls", "tool_use": "tool_calls",
-    "function_call": "tool_calls", "content_filter": "content_filter",
+    "model_length": "context_full", "stop_sequence": "stop_sequence", "tool_calls": "tool_calls",
+    "tool_use": "tool_calls", "function_call": "tool_calls", "content_filter": "content_filter",
 }  # fmt: skip
 """What servers call the end of a reply, in the engine's words."""
 
@@ -76,9 +87,8 @@ class ReplyBuilder:
         if isinstance(model, str) and model:
             self._model = scrub(model)
         self._usage = _usage(chunk.get("usage")) or self._usage
-        choices = chunk.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, dict) and choice.get("index", 0) in (0, None):
+        for choice in map(as_object, as_list(chunk.get("choices"))):
+            if choice.get("index", 0) in (0, None):
                 self._choice(choice)
 
     def reply(self) -> ModelReply:
@@ -97,7 +107,9 @@ class ReplyBuilder:
             calls = tuple(self._call(call) for call in self._calls)
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
-            raise ModelError(f"the reply holds a tool call that cannot be used: {problem['loc']}: {problem['msg']}") from None
+            raise ModelError(
+                f"the reply holds a tool call that cannot be used: {problem['loc']}: {problem['msg']}"
+            ) from None
         if calls and finish in (None, "stop"):
             finish = "tool_calls"
         text = join_surrogates("".join(self._text))
@@ -107,11 +119,7 @@ class ReplyBuilder:
         )  # fmt: skip
 
     def _choice(self, choice: Mapping[str, Any]) -> None:
-        piece = choice.get("delta")
-        if not isinstance(piece, dict):
-            piece = choice.get("message")
-        if isinstance(piece, dict):
-            self._piece(piece)
+        self._piece(as_object(choice.get("delta")) or as_object(choice.get("message")))
         finish = choice.get("finish_reason")
         if isinstance(finish, str) and finish:
             self._finish = finish
@@ -126,24 +134,24 @@ class ReplyBuilder:
             if isinstance(text, str) and text:
                 self._text.append(text)
                 self._emit(TextDelta(text))
-        calls = piece.get("tool_calls")
-        for delta in calls if isinstance(calls, list) else ():
-            if isinstance(delta, dict):
+        for delta in as_list(piece.get("tool_calls")):
+            if is_object(delta):
                 self._tool(delta)
 
     def _tool(self, delta: Mapping[str, Any]) -> None:
-        function = delta.get("function")
-        function = function if isinstance(function, dict) else {}
+        function = as_object(delta.get("function"))
         name, text = function.get("name"), function.get("arguments")
         name = name if isinstance(name, str) else ""
-        text = json_text(text) if isinstance(text, dict) else text if isinstance(text, str) else ""
+        text = json_text(text) if is_object(text) else text if isinstance(text, str) else ""
         call_id = delta.get("id") or None
         call_id = call_id if isinstance(call_id, str) else None
         call = self._find(delta.get("index"), call_id, name, text)
         if name and name != call.name and not call.pieces:
             call.name += name
         call.id = call.id or call_id
-        call.extras.update({key: value for key, value in delta.items() if key not in ("index", "id", "type", "function")})
+        call.extras.update(
+            {key: value for key, value in delta.items() if key not in ("index", "id", "type", "function")}
+        )
         if text:
             call.pieces.append(text)
         if text or name:
@@ -161,7 +169,7 @@ class ReplyBuilder:
             call = next((call for call in reversed(self._calls) if call.index == number), None)
             if call is not None and name:
                 other = bool(call_id and call.id and call_id != call.id)
-                again = not call_id and bool(text) and (name != call.name and bool(call.pieces) or call.whole())
+                again = not call_id and bool(text) and ((name != call.name and bool(call.pieces)) or call.whole())
                 call = None if other or again else call
         elif call_id is not None:
             call = next((call for call in self._calls if call.id == call_id), None)
@@ -191,13 +199,14 @@ class ReplyBuilder:
 
 
 def _usage(counts: object) -> Usage | None:
-    if not isinstance(counts, dict):
+    held = as_object(counts)
+    if not held:
         return None
-    details = counts.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else counts.get("prompt_cache_hit_tokens")
-    given = _count(counts.get("prompt_tokens"))
+    details = as_object(held.get("prompt_tokens_details"))
+    cached = _count(details.get("cached_tokens", held.get("prompt_cache_hit_tokens")))
+    given = _count(held.get("prompt_tokens"))
     return Usage(
-        input_tokens=given, output_tokens=_count(counts.get("completion_tokens")), cached_tokens=min(_count(cached), given)
+        input_tokens=given, output_tokens=_count(held.get("completion_tokens")), cached_tokens=min(cached, given)
     )
 
 

@@ -1,9 +1,10 @@
 """`HttpModel`: a model behind any endpoint that speaks the OpenAI chat format. Needs the extra `http`.
 
-One POST a call, streamed. Nothing is retried here, because the engine owns and records retries; the one exception is a kept
-connection that turns out to be closed before a byte of the answer came, which says nothing about the request and is sent once
-more on a fresh connection. Redirects are not followed, and no URL inside a message is ever fetched. `httpx2` is imported when a
-model is made, not with this module. May import core, errors, ports and its siblings. Must never put the API key into a text.
+One POST a call, streamed. Nothing is retried here, because the engine owns and records retries; the one exception is
+a kept connection that turns out to be closed before a byte of the answer came, which says nothing about the request
+and is sent once more on a fresh connection. Redirects are not followed, and no URL inside a message is ever fetched.
+`httpx2` is imported when a model is made, not with this module. May import core, errors, ports and its siblings. Must
+never put the API key into a text.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class HttpSettings(Value):
     """How an endpoint is talked to.
 
     `headers` are sent with every request; their values are treated as secrets. `include_usage` asks a stream for token
-    counts: turn it off for a server that refuses `stream_options`. `max_reply_bytes` bounds one answer. `trust_env` lets
-    proxies be taken from the environment. More than `max_connections` calls at once wait for one another.
+    counts: turn it off for a server that refuses `stream_options`. `max_reply_bytes` bounds one answer. `trust_env`
+    lets proxies be taken from the environment. More than `max_connections` calls at once wait for one another.
     """
 
     headers: Mapping[str, str] = Field(default_factory=dict, repr=False)
@@ -144,12 +145,14 @@ class HttpModel:
             body.update(scrub(request.parameters))
             return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         except (TypeError, ValueError, RecursionError) as error:
-            raise ModelError(f"the request cannot be written as JSON: {self._clean(str(error))}", retryable=False) from None
+            raise ModelError(
+                f"the request cannot be written as JSON: {self._clean(str(error))}", retryable=False
+            ) from None
 
     def _shared_client(self) -> httpx2.AsyncClient:
         token = anyio.lowlevel.current_token()
         if self._client is None or self._loop != token:
-            # Connections belong to the event loop that opened them; those of a loop that ended cannot be used or closed.
+            # Connections belong to the event loop that opened them: those of an ended loop cannot be used or closed.
             self._client, self._loop = self._new_client(), token
         return self._client
 
@@ -187,10 +190,18 @@ class HttpModel:
         if kind == "text/event-stream" or (self._settings.stream and kind != "application/json"):
             await self._read_stream(response, builder)
         else:
-            pieces: list[bytes] = []
-            await self._each(response, lambda piece: pieces.append(piece) is None)
-            self._take(b"".join(pieces).decode("utf-8", "replace"), builder)
+            await self._read_whole(response, builder)
         return builder.reply()
+
+    async def _read_whole(self, response: httpx2.Response, builder: ReplyBuilder) -> None:
+        body = bytearray()
+
+        def take(piece: bytes) -> bool:
+            body.extend(piece)
+            return True
+
+        await self._each(response, take)
+        self._take(body.decode("utf-8", "replace"), builder)
 
     async def _read_stream(self, response: httpx2.Response, builder: ReplyBuilder) -> None:
         decoder = SseDecoder()
@@ -235,7 +246,11 @@ class HttpModel:
                 raise
 
     async def _leave(self, parts: AsyncGenerator[bytes, None], within_s: float) -> None:
-        """Stop reading. Cancelling is what ends the generators inside `parts`, which closing it would leave to trio's collector."""
+        """Read on to the end or until the time is over.
+
+        Being cancelled ends the generators inside `parts` too; closing it would leave them to the garbage collector, of
+        which trio complains.
+        """
         with anyio.move_on_after(within_s), suppress(self._httpx2.HTTPError):
             async for _ in parts:
                 pass
@@ -292,10 +307,12 @@ class HttpModel:
         elif isinstance(error, library.TimeoutException):
             what = f"{self._host} was silent for {self._timeout_s:g} s: check the server's load, or raise timeout_s"
         elif isinstance(error, library.ProxyError):
-            what = f"the proxy before {self._host} failed ({detail}): check HTTP_PROXY and HTTPS_PROXY, or set trust_env=False"
+            what = f"the proxy before {self._host} failed ({detail}): check HTTPS_PROXY, or set trust_env=False"
         else:
             what = f"the connection to {self._host} broke off ({detail}): check the server's log"
-        return ModelError(what, retryable=not isinstance(error, library.LocalProtocolError | library.UnsupportedProtocol))
+        return ModelError(
+            what, retryable=not isinstance(error, library.LocalProtocolError | library.UnsupportedProtocol)
+        )
 
 
 def _split(base_url: str) -> SplitResult:
@@ -316,14 +333,20 @@ def _split(base_url: str) -> SplitResult:
 
 def _headers(api_key: str | None, extra: Mapping[str, str]) -> dict[str, str]:
     # Identity: a compressed answer could grow beyond every bound, and would arrive later than the words in it.
-    headers = {"content-type": "application/json", "accept": "text/event-stream, application/json", "accept-encoding": "identity"}
+    headers = {
+        "content-type": "application/json",
+        "accept": "text/event-stream, application/json",
+        "accept-encoding": "identity",
+    }
     if api_key:
         headers["authorization"] = f"Bearer {api_key}"
     headers.update({name.lower(): value for name, value in extra.items()})
     for name, value in headers.items():
-        if not (value.isascii() and value.isprintable() and value == value.strip() and name.isascii() and name.isprintable()):
+        if not (
+            value.isascii() and value.isprintable() and value == value.strip() and name.isascii() and name.isprintable()
+        ):
             raise UsageError(
-                f"the header {ascii(name)} cannot be sent: control characters, white space around it or letters beyond ASCII; "
+                f"the header {name!a} cannot be sent: control characters, outer white space or letters beyond ASCII; "
                 "check the API key for a line break at its end"
             )
     return headers
@@ -332,4 +355,8 @@ def _headers(api_key: str | None, extra: Mapping[str, str]) -> dict[str, str]:
 def _secrets(headers: Mapping[str, str], query: str) -> list[str]:
     plain = {"content-type", "accept", "accept-encoding"}
     values = [value for name, value in headers.items() if name not in plain]
-    return [*values, *(value.rpartition(" ")[2] for value in values), *(pair.partition("=")[2] for pair in query.split("&"))]
+    return [
+        *values,
+        *(value.rpartition(" ")[2] for value in values),
+        *(pair.partition("=")[2] for pair in query.split("&")),
+    ]

@@ -1,7 +1,7 @@
 """What a server's refusal means: the text for a human, whether to try again, and how long the server wants us to wait.
 
-Pure. No secret that it was given and no control character passes into a text. May import core, errors and `wire`. Must never
-do I/O or read a clock.
+Pure. No secret that it was given and no control character passes into a text. May import core, errors and `wire`.
+Must never do I/O or read a clock.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from ..errors import ModelError
+from .wire import as_object
 
 MESSAGE_LIMIT = 500
 """Characters that are kept of a server's own message."""
@@ -47,10 +48,10 @@ class Cleaner:
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Return how long a server wants to be left alone, in seconds, or None where it says nothing that can be understood.
+    """Return how long a server wants to be left alone, in seconds, or None where it says nothing understandable.
 
-    Understands `retry-after-ms`, and `retry-after` as whole or broken seconds or as an HTTP date. A date is compared with the
-    server's own `date`, where it sent one: the two clocks need not agree.
+    Understands `retry-after-ms`, and `retry-after` as whole or broken seconds or as an HTTP date. A date is compared
+    with the server's own `date`, where it sent one: the two clocks need not agree.
 
     Args:
         headers: names in lower case, or a mapping that does not care.
@@ -87,17 +88,21 @@ def status_error(status: int, body: object, host: str, clean: Cleaner, wait_s: f
     limited = status == 429
     retryable = (limited and code not in _EXHAUSTED) or status in (408, 409, 425) or status >= 500
     return ModelError(
-        text, retryable=retryable, kind="rate_limit" if limited else "model_failure", status=status, retry_after_s=wait_s
+        text,
+        retryable=retryable,
+        kind="rate_limit" if limited else "model_failure",
+        status=status,
+        retry_after_s=wait_s,
     )
 
 
 def error_in(chunk: Mapping[str, object], host: str, clean: Cleaner) -> ModelError | None:
-    """Return the error that a server sent in place of a reply or in the middle of one, or None where the chunk is none."""
+    """Return the error that a server sent instead of a reply or in the middle of one; None where it is none."""
     error = chunk.get("error")
     if not error and chunk.get("object") != "error" and chunk.get("type") != "error":
         return None
     message, code = _message(chunk)
-    status = _status(code) or _status(error.get("status") if isinstance(error, dict) else None)
+    status = _status(code) or _status(as_object(error).get("status"))
     if status is not None:
         return status_error(status, chunk, host, clean)
     limited = "rate_limit" in code or code in _EXHAUSTED
@@ -112,12 +117,11 @@ def _message(body: object) -> tuple[str, str]:
     """Return the message of an error body and its code, "" where there is none. Servers differ in how they wrap it."""
     if isinstance(body, str):
         return body, ""
-    if not isinstance(body, Mapping):
-        return "", ""
-    error = body.get("error")
+    outer = as_object(body)
+    error = outer.get("error")
     if isinstance(error, str) and error:
         return error, ""
-    inner = error if isinstance(error, Mapping) else body
+    inner = as_object(error) or outer
     found = next((inner[key] for key in ("message", "detail", "error_description") if inner.get(key)), "")
     code = inner.get("code") or inner.get("type") or ""
     return found if isinstance(found, str) else str(found), str(code)

@@ -1,6 +1,6 @@
 """A recorded history as a model: it gives the replies that were recorded, and complains when asked something else.
 
-May import ports and core. Must never call anything outside.
+May import ports, core and the wire format. Must never call anything outside.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from ..core.events import ModelReplied
 from ..core.record import TransitionRecord
 from ..core.session import Session
 from ..core.step import advance
-from ..core.values import Message, ModelReply
+from ..core.values import Message, ModelReply, ToolCall, WirePatch
 from ..errors import RecordedModelMismatch, ReplayError
 from ..ports import Emit, ModelRequest
+from .wire import arguments_complaint, to_wire
 
 
 class RecordedModel:
@@ -61,8 +62,29 @@ class RecordedModel:
             if _spoken(request.messages[index]) != _spoken(self._messages[index]):
                 raise RecordedModelMismatch(f"at {place} message {index} differs from the recorded one")
         self._checked = length
+        return _admissible(reply)
+
+
+def _admissible(reply: ModelReply) -> ModelReply:
+    """Return the reply such that its calls reach the recorded tools.
+
+    Arguments that are no JSON object would be refused with a complaint of today; what became of the call is recorded.
+    So the text moves from the calls to the patch, which gives it back to whoever exports the conversation.
+    """
+    calls = tuple(_admissible_call(call) for call in reply.tool_calls)
+    if calls == reply.tool_calls:
         return reply
+    patch = reply.patch or WirePatch()
+    written = to_wire(Message(role="assistant", tool_calls=reply.tool_calls, patch=patch), provider=False)
+    if "tool_calls" in written:
+        patch = patch.model_copy(update={"put": {**patch.put, "tool_calls": written["tool_calls"]}})
+    return reply.model_copy(update={"tool_calls": calls, "patch": patch})
+
+
+def _admissible_call(call: ToolCall) -> ToolCall:
+    return call if arguments_complaint(call) is None else call.model_copy(update={"arguments_text": None})
 
 
 def _spoken(message: Message) -> tuple[object, ...]:
-    return (message.role, message.text, message.tool_calls, message.tool_call_id)
+    calls = tuple(_admissible_call(call) for call in message.tool_calls)
+    return (message.role, message.text, calls, message.tool_call_id)

@@ -1,8 +1,8 @@
 """Server-sent events: the bytes of a response to the data of its events, whatever the chunks they arrive in.
 
-Pure, and synchronous on purpose: a reader of async generators inside async generators could not stop early on trio. Only
-the `data` field is of interest to a chat stream. Lines end at LF, CR or CR LF and nowhere else, so U+2028 inside a text stays
-where it is. Imports the standard library only. Must never do I/O; whoever feeds it bounds the bytes.
+Pure, and synchronous on purpose: a reader of async generators inside async generators could not stop early on trio.
+Only the `data` field is of interest to a chat stream. Lines end at LF, CR or CR LF and nowhere else, so U+2028 inside
+a text stays where it is. Imports the standard library only. Must never do I/O; whoever feeds it bounds the bytes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Messages, calls and tools as the JSON of the OpenAI chat format, and back.
 
 Pure functions, shared by the adapters that speak this format and by the import and export of chat logs. Reading is
-lossless: what the engine's own rendering would not give back is kept in the message's patch. May import core and errors.
-Must never do I/O, and never fetch a URL that stands in a message.
+lossless: what the engine's own rendering would not give back is kept in the message's patch. May import core and
+errors. Must never do I/O, and never fetch a URL that stands in a message.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
 from pydantic import JsonValue
 
@@ -20,7 +20,7 @@ MAX_DEPTH = 100
 """How deep arguments and patches may nest. Records hold them some levels further down, and pydantic stops at 255."""
 
 MALFORMED_KEY = "malformed_arguments"
-"""Under this key a provider is shown arguments that are no JSON object; servers that parse a history refuse the bare text."""
+"""Under this key a provider sees arguments that are no JSON object: servers that parse a history refuse bare text."""
 
 _ROLES = frozenset(get_args(Role))
 _CALL_KEYS = frozenset({"id", "type", "function"})
@@ -75,7 +75,7 @@ def json_text(value: object) -> str:
 
 
 def parse_arguments(text: str) -> JsonObject:
-    """Return the arguments that a model wrote. Nothing at all counts as no arguments: servers send it for tools without any.
+    """Return the arguments that a model wrote. Nothing at all counts as no arguments: some servers send that.
 
     Raises:
         ValueError: the text is no JSON object; the error says why, in words for the model.
@@ -83,18 +83,18 @@ def parse_arguments(text: str) -> JsonObject:
     if not text.strip():
         return {}
     try:
-        value = _decoder.decode(text)
+        value: object = _decoder.decode(text)
     except RecursionError:
         raise ValueError(f"the arguments nest deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
         raise ValueError(f"the arguments are not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"the arguments must be a JSON object such as {{\"name\": \"value\"}}, not {_kind(value)}")
+    if not is_object(value):
+        raise ValueError(f'the arguments must be a JSON object such as {{"name": "value"}}, not {_kind(value)}')
     _check_json(value, "$")
     return value
 
 
-def call_from_text(id: str, name: str, arguments_text: str) -> ToolCall:
+def call_from_text(call_id: str, name: str, arguments_text: str) -> ToolCall:
     """Return the call with its arguments parsed.
 
     The text is kept only where the canonical rendering of the arguments differs from it. Where it is no JSON object the
@@ -106,13 +106,13 @@ def call_from_text(id: str, name: str, arguments_text: str) -> ToolCall:
     try:
         arguments = parse_arguments(arguments_text)
     except ValueError:
-        return ToolCall(id=id, name=name, arguments_text=arguments_text)
+        return ToolCall(id=call_id, name=name, arguments_text=arguments_text)
     kept = None if _encoder.encode(arguments) == arguments_text else arguments_text
-    return ToolCall(id=id, name=name, arguments=arguments, arguments_text=kept)
+    return ToolCall(id=call_id, name=name, arguments=arguments, arguments_text=kept)
 
 
 def arguments_complaint(call: ToolCall) -> str | None:
-    """Return what is wrong with the text of a call's arguments, for the model to read; None where it is a JSON object."""
+    """Return what is wrong with the text of a call's arguments, for the model; None where it is a JSON object."""
     if call.arguments_text is None or call.arguments:
         return None
     try:
@@ -132,8 +132,8 @@ def to_wire(message: Message, *, provider: bool = True) -> dict[str, Any]:
 
     Args:
         message: any message, patched or not.
-        provider: True renders what providers accept: no lone surrogates, arguments that parse, nothing left out that the
-            patch drops. False renders exactly what `from_wire` was given.
+        provider: True renders what providers accept: no lone surrogates, arguments that parse, nothing left out
+            that the patch drops. False renders exactly what `from_wire` was given.
     """
     wire = _render(message)
     patch = message.patch
@@ -144,15 +144,15 @@ def to_wire(message: Message, *, provider: bool = True) -> dict[str, Any]:
                 wire.pop(key, None)
         return wire
     if patch is not None:
-        wire.update({key: value for key, value in patch.put.items() if key not in ("role", "tool_calls", "tool_call_id")})
+        wire.update(
+            {key: value for key, value in patch.put.items() if key not in ("role", "tool_calls", "tool_call_id")}
+        )
     calls = _provider_calls(message)
     if calls:
         wire["tool_calls"] = calls
     if wire.get("content") is None and not (calls or wire.get("function_call") or wire.get("audio")):
         wire["content"] = ""
-    scrubbed = scrub(wire)
-    assert isinstance(scrubbed, dict)
-    return scrubbed
+    return as_object(scrub(wire))
 
 
 def from_wire(wire: Mapping[str, Any]) -> Message:
@@ -164,7 +164,7 @@ def from_wire(wire: Mapping[str, Any]) -> Message:
         ValueError: it is no object, its role is unknown, or it holds something that JSON cannot; the text says what.
     """
     if not isinstance(wire, Mapping):
-        raise ValueError(f"a message must be a JSON object, not {_kind(wire)}")
+        raise ValueError(f"a message must be a JSON object, not {_kind(wire)}")  # noqa: TRY004
     role = wire.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise ValueError(f"unknown role {ascii(role)[:80]}; a message has one of {', '.join(sorted(_ROLES))}")
@@ -186,7 +186,7 @@ def from_wire(wire: Mapping[str, Any]) -> Message:
 
 
 def tools_to_wire(specs: Iterable[ToolSpec]) -> list[dict[str, Any]]:
-    """Return tool descriptions in the OpenAI chat format. A tool without parameters gets the schema of the empty object."""
+    """Return tool descriptions in the OpenAI chat format. Without parameters: the schema of the empty object."""
     tools: list[dict[str, Any]] = []
     for spec in specs:
         parameters = spec.parameters or {"type": "object", "properties": {}}
@@ -202,24 +202,42 @@ def join_surrogates(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
-def scrub(value: Any) -> Any:
+def scrub(value: object) -> Any:
     """Return a JSON value with every lone surrogate replaced by U+FFFD; providers' parsers refuse them."""
     if isinstance(value, str):
         return value if _encodable(value) else value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if isinstance(value, Mapping):
+    if _is_mapping(value):
         return {scrub(key): scrub(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if is_list(value):
         return [scrub(item) for item in value]
     return value
 
 
+def is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    """Return whether a value of foreign origin is a JSON object."""
+    return isinstance(value, dict)
+
+
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    """Return whether a value of foreign origin is a JSON array."""
+    return isinstance(value, list)
+
+
+def as_object(value: object) -> dict[str, Any]:
+    """Return a value of foreign origin if it is a JSON object, else an empty one."""
+    return value if is_object(value) else {}
+
+
+def as_list(value: object) -> list[Any]:
+    """Return a value of foreign origin if it is a JSON array, else an empty one."""
+    return value if is_list(value) else []
+
+
 def text_of_parts(content: object, kind: str = "text") -> str:
-    """Return the text in a list of content parts, joined; `kind` names the member that holds it. "" for anything else."""
-    if not isinstance(content, list):
-        return ""
+    """Return the joined text of a list of content parts, held in their member `kind`; "" for anything else."""
     pieces: list[str] = []
-    for part in content:
-        held = part.get(kind) if isinstance(part, dict) else None
+    for part in as_list(content):
+        held: object = as_object(part).get(kind)
         pieces.append(held if isinstance(held, str) else text_of_parts(held))
     return "".join(pieces)
 
@@ -239,11 +257,13 @@ def _call(call: ToolCall, text: str) -> dict[str, Any]:
 
 
 def _provider_calls(message: Message) -> list[dict[str, Any]]:
-    """Render the calls, with what the patch says beside them (signatures that a provider wants back) and calls of other types."""
-    put: object = message.patch.put.get("tool_calls") if message.patch is not None else None
-    entries = [entry for entry in put if isinstance(entry, dict)] if isinstance(put, list) else []
+    """Render the calls with what the patch says beside them, such as signatures, and calls of other types."""
+    put = message.patch.put.get("tool_calls") if message.patch is not None else None
     known = {call.id for call in message.tool_calls}
-    beside = {entry.get("id"): entry for entry in entries if isinstance(entry.get("id"), str)}
+    beside: dict[str, dict[str, Any]] = {}
+    for entry in map(as_object, as_list(put)):
+        if isinstance(entry.get("id"), str):
+            beside[entry["id"]] = entry
     calls: list[dict[str, Any]] = []
     for call in message.tool_calls:
         extras = {key: value for key, value in beside.get(call.id, {}).items() if key not in _CALL_KEYS}
@@ -267,30 +287,30 @@ def _sendable(call: ToolCall) -> str:
 def _text(content: object) -> str | None:
     if isinstance(content, str):
         return content
-    return text_of_parts(content) if isinstance(content, list) else None
+    return text_of_parts(content) if is_list(content) else None
 
 
 def _calls(entries: object) -> tuple[ToolCall, ...]:
-    if not isinstance(entries, list):
-        return ()
-    calls = (_read_call(entry) for entry in entries)
+    calls = (_read_call(as_object(entry)) for entry in as_list(entries))
     return tuple(call for call in calls if call is not None)
 
 
-def _read_call(entry: object) -> ToolCall | None:
-    function = entry.get("function") if isinstance(entry, dict) else None
-    if not isinstance(entry, dict) or not isinstance(function, dict):
-        return None
+def _read_call(entry: dict[str, Any]) -> ToolCall | None:
+    function = as_object(entry.get("function"))
     call_id, name, arguments = entry.get("id"), function.get("name"), function.get("arguments")
     if not isinstance(call_id, str) or not isinstance(name, str):
         return None
     try:
-        if isinstance(arguments, dict):
+        if is_object(arguments):
             return ToolCall(id=call_id, name=name, arguments=arguments)
         return call_from_text(call_id, name, arguments if isinstance(arguments, str) else "{}")
     except ValueError:
         # An id or a name that no `ToolCall` takes: the patch keeps the entry as it is.
         return None
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(value, Mapping)
 
 
 def _encodable(text: str) -> bool:
@@ -307,23 +327,24 @@ def _same(left: object, right: object) -> bool:
 
 
 def _kind(value: object) -> str:
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
-    return names.get(type(value), f"a {type(value).__name__}")
+    names = {"NoneType": "null", "bool": "a boolean", "int": "a number", "float": "a number", "str": "a string"}
+    name = type(value).__name__
+    return names.get(name, f"a {name}")
 
 
-def _check_json(root: JsonValue | dict[str, Any], path: str) -> None:
+def _check_json(root: object, path: str) -> None:
     """Refuse what canonical JSON cannot hold, without recursion: the depth is what is being checked."""
     open_: list[tuple[Any, str, int]] = [(root, path, 1)]
     while open_:
         value, where, depth = open_.pop()
         if depth > MAX_DEPTH:
             raise ValueError(f"{where[:80]}… nests deeper than {MAX_DEPTH} levels")
-        if isinstance(value, dict):
+        if _is_mapping(value):
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise ValueError(f"{where} has the key {ascii(key)[:40]}, which is no string")
+                    raise ValueError(f"{where} has the key {ascii(key)[:40]}, which is no string")  # noqa: TRY004
                 open_.append((item, f"{where}.{key}", depth + 1))
-        elif isinstance(value, list):
+        elif is_list(value):
             open_.extend((item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value))
         elif isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{where} is {value}, which JSON cannot hold")

@@ -1,0 +1,1 @@
+"""The shell around the core: clock, performers, driver. The only layer that waits."""

@@ -1,8 +1,9 @@
 """Runs the open batch of calls: the one place where several things of a session happen at once.
 
-The host task is the scheduler. It alone commits; the tasks it starts only run a tool or ask an approver and post what came of
-it. Calls start when a place is free and no call of the same conflict key runs or waits before them; a write starts only after
-its intent is durable. Everything that is posted between two looks is committed together. May import anyio, core, ports.
+The host task is the scheduler. It alone commits; the tasks it starts only run a tool or ask an approver and post what
+came of it. Calls start when a place is free and no call of the same conflict key runs or waits before them; a write
+starts only after its intent is durable. Everything that is posted between two looks is committed together. May import
+anyio, core, ports.
 """
 
 from __future__ import annotations
@@ -52,11 +53,16 @@ class Ack:
 
 
 class Mailbox:
-    """What has been posted to a session's driver and not been looked at yet. Bounded by calls and requests that are open."""
+    """What has been posted to a session's driver and not been looked at yet. Bounded by calls and requests that are
+    open.
+    """
 
     def __init__(self) -> None:
         self._items: deque[tuple[KnownEvent, Ack | None]] = deque()
         self._wake: anyio.Event | None = None
+
+    def __len__(self) -> int:
+        return len(self._items)
 
     def post(self, event: KnownEvent, ack: Ack | None = None) -> None:
         """Add an event and wake the driver."""
@@ -147,7 +153,8 @@ class BatchRunner:
             except Exception as error:
                 # Raised after the group has ended, as itself: a caller waits for JournalUnavailable, not for a group.
                 failure = error
-            group.cancel_scope.cancel()
+            if self._running or self._asking:
+                group.cancel_scope.cancel()
         if failure is not None:
             raise failure
         return asked
@@ -156,7 +163,7 @@ class BatchRunner:
         self._ask(group, effects)
         while True:
             await self._start(group)
-            if not self._running and not self._waiting and not self._asking:
+            if not self._running and not self._waiting and not self._asking and not self._mail:
                 return []
             await self._mail.wait()
             asked = await self._commit_mail()
@@ -204,7 +211,8 @@ class BatchRunner:
         self._mail.post(await self._perform(call, ticket))
 
     async def _perform(self, call: CallState, ticket: str) -> ToolFinished:
-        self._broadcast.notice(ToolRunning(call.call.id, call.call.name))
+        if self._broadcast.watched:
+            self._broadcast.notice(ToolRunning(call.call.id, call.call.name))
         try:
             return await run_tool(
                 self._parts, self._ledger.session, call, self._broadcast.notice, lambda: self._places.keep(ticket)
@@ -262,5 +270,3 @@ class BatchRunner:
         for ack in accepted:
             ack.settle()
         return effects
-
-

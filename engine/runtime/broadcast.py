@@ -1,8 +1,8 @@
 """The outward streams of one session: records and notices to whoever watches.
 
-Policy for slow readers: a subscription holds a bounded number of items; when it is full the oldest is dropped and a `Gap`
-with the number of lost items stands in its place. The engine never waits for a reader. Lost records are still in the journal.
-May import anyio, core and ports.
+Policy for slow readers: a subscription holds a bounded number of items; when it is full the oldest is dropped and a
+`Gap` with the number of lost items stands in its place. The engine never waits for a reader. Lost records are still in
+the journal. May import anyio, core and ports.
 """
 
 from __future__ import annotations
@@ -75,11 +75,14 @@ class Broadcast:
         self._observers = tuple(observers)
         self._subscriptions: list[Subscription[TransitionRecord | Notice]] = []
 
-    def subscribe(self, size: int) -> Subscription[TransitionRecord | Notice]:
-        """Return a new subscription that sees everything from now on."""
-        subscription: Subscription[TransitionRecord | Notice] = Subscription(size)
+    @property
+    def watched(self) -> bool:
+        """Whether anybody would see a notice."""
+        return bool(self._subscriptions or self._observers)
+
+    def attach(self, subscription: Subscription[TransitionRecord | Notice]) -> None:
+        """Let a subscription see everything from now on."""
         self._subscriptions.append(subscription)
-        return subscription
 
     def unsubscribe(self, subscription: Subscription[TransitionRecord | Notice]) -> None:
         """End a subscription. Idempotent."""

@@ -1,16 +1,17 @@
 """The loop that owns one session: receive, step, append, perform.
 
-A turn runs in the task that asked for it, so its cancellation, its deadline and its context variables are the caller's own,
-and a turn that needs no second task starts none. At most one drive of a session runs at a time; further prompts wait for it in
-the order they came. A drive ends when the session rests: idle, shut down, or waiting for a person with nothing running.
+A turn runs in the task that asked for it, so its cancellation, its deadline and its context variables are the caller's
+own, and a turn that needs no second task starts none. At most one drive of a session runs at a time; further prompts
+wait for it in the order they came. A drive ends when the session rests: idle, shut down, or waiting for a person with
+nothing running.
 
-Whatever ends a drive early (a cancelled caller, `stop`, a deadline) leaves terminal records, written under a shield. May
-import anyio, core, ports and its neighbours. Must never change a session but through the ledger.
+Whatever ends a drive early (a cancelled caller, `stop`, a deadline) leaves terminal records, written under a shield.
+May import anyio, core, ports and its neighbours. Must never change a session but through the ledger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
@@ -20,7 +21,6 @@ from ..core.events import (
     KnownEvent,
     ProbeResult,
     PromptReceived,
-    RecoveryFailed,
     Resumed,
     ShutdownRequested,
     ToolFinished,
@@ -29,7 +29,7 @@ from ..core.events import (
 )
 from ..core.session import CallState, Session
 from ..core.values import Fault, Message, Outcome, Prompt, State, ToolStatus
-from ..errors import EngineClosed, InboxFull, InvalidEvent, JournalError
+from ..errors import EngineClosed, InboxFull, InvalidEvent, JournalError, SessionBusy
 from ..log import logger
 from ..ports import Probing
 from ..replay.turns import call_results
@@ -39,7 +39,19 @@ from .ledger import Ledger
 from .parts import Parts, TurnResult
 from .performers import call_model, prepare_context, recover, tool_context
 
-_RESTING = (State.IDLE, State.WAITING_FOR_USER, State.SHUTDOWN)
+_READY = (State.IDLE, State.WAITING_FOR_USER)
+
+
+class _Entry:
+    """An event from outside on its way in. It is made only when the session is ready for it."""
+
+    def __init__(self, make: Callable[[], KnownEvent], on_open: Callable[[], None] | None = None) -> None:
+        self._make = make
+        self.on_open = on_open
+
+    async def events(self) -> Sequence[KnownEvent]:
+        """Return the event."""
+        return (self._make(),)
 
 
 class Driver:
@@ -62,8 +74,9 @@ class Driver:
         self._driving: anyio.Event | None = None
         self._scope: anyio.CancelScope | None = None
         self._stop: TurnCancelled | ShutdownRequested | None = None
-        self._closed = False
+        self._acks: list[Ack] = []
         self._system = _last_system(ledger.session)
+        self._closed = False
         self._turn_ns = parts.clock.monotonic_ns()
 
     @property
@@ -76,10 +89,14 @@ class Driver:
         """Whether a drive is running or prompts wait for one."""
         return self._driving is not None or self._queued > 0
 
-    # --- what hosts ask for ---------------------------------------------------------------------------------------------
+    # --- what hosts ask for -------------------------------------------------------------------------------------------
 
-    async def ask(self, prompt: Prompt) -> TurnResult:
+    async def ask(self, prompt: Prompt, on_open: Callable[[], None] | None = None) -> TurnResult:
         """Run one turn, after those that were asked for before it.
+
+        Args:
+            prompt: what opens the turn.
+            on_open: called when the turn's own drive begins.
 
         Raises:
             InboxFull: too many prompts wait already.
@@ -87,21 +104,15 @@ class Driver:
             JournalUnavailable: the turn stopped where the journal failed; the next call goes on from there.
             EngineClosed: the engine ended before the turn began.
         """
-        if self._queued > self.parts.limits.inbox_size:
-            raise InboxFull(self.session.id, self._queued - 1)
+        if self._queued >= self.parts.limits.inbox_size:
+            raise InboxFull(self.session.id, self._queued)
         self._queued += 1
         try:
             await self._lock.acquire()
         finally:
             self._queued -= 1
         try:
-            await self._make_ready()
-            opening = self._opening(prompt)
-            try:
-                return await self._drive([opening])
-            finally:
-                if len(opening.messages) > 1:
-                    self._system = _last_system(self.session)
+            return await self._drive(_Entry(lambda: self._opening(prompt), on_open))
         finally:
             self._lock.release()
 
@@ -121,14 +132,12 @@ class Driver:
             await driving.wait()
             return self.result()
         async with self._lock:
-            await self._make_ready()
-            return await self._drive([event])
+            return await self._drive(_Entry(lambda: event))
 
     async def resume(self) -> TurnResult:
         """Go on with a turn that a crash, a shutdown or a failing journal interrupted."""
         async with self._lock:
-            await self._make_ready()
-            return self.result()
+            return await self._drive(None)
 
     async def stop(self, event: TurnCancelled | ShutdownRequested) -> None:
         """End the open turn with `event`, wherever it is; return when that is durable. Without an open turn do nothing."""
@@ -176,65 +185,69 @@ class Driver:
             turn=turn.number,
         )
 
-    # --- one drive ------------------------------------------------------------------------------------------------------
+    # --- one drive ----------------------------------------------------------------------------------------------------
 
-    async def _make_ready(self) -> None:
-        """Bring the session to where the next event can enter: mended, and with no interrupted turn left behind."""
+    async def _drive(self, entry: _Entry | None) -> TurnResult:
+        """Bring the session to rest, let `entry` in, and run until the session rests again."""
         if self._closed:
             raise EngineClosed(f"session {self.session.id!r} is closed; open it again with engine.open")
-        if self.ledger.shaken:
-            outcomes = [*await self.ledger.mend(), *self._finished_in_mail()]
-            if outcomes:
-                await self.ledger.commit(outcomes)
-        session = self.session
-        if session.state is State.SHUTDOWN or session.state not in _RESTING:
-            await self._drive([Resumed(probes=await self._probe())])
-
-    def _opening(self, prompt: Prompt) -> PromptReceived:
-        system = self.parts.settings.system
-        messages = list(prompt.messages)
-        if prompt.text is not None:
-            messages.append(Message(role="user", text=prompt.text))
-        if system is not None and system != self._system:
-            messages.insert(0, Message(role="system", text=system))
-        self._turn_ns = self.parts.clock.monotonic_ns()
-        calls, plans = self.parts.toolbox.admit(prompt.calls, self.parts.policy)
-        return PromptReceived(
-            messages=tuple(messages),
-            direct_calls=tuple(calls),
-            plans=plans,
-            priority=prompt.priority,
-            metadata=prompt.metadata,
-        )
-
-    async def _drive(self, events: Sequence[KnownEvent]) -> TurnResult:
-        """Run from `events` until the session rests."""
         self._driving = anyio.Event()
         try:
-            while events:
-                with anyio.CancelScope() as scope:
-                    scope.deadline = anyio.current_time() + self.parts.limits.max_execution_time_s
-                    self._scope = scope
-                    await self._run(events)
-                self._scope = None
-                # The scope ends early by `stop` or by its deadline; both are told to the session now.
-                events = await self._interrupted() if scope.cancelled_caught else ()
+            if self.ledger.shaken or self.session.state not in _READY:
+                await self._to_rest(self._unfinished)
+            if entry is not None:
+                self._let_in(entry)
+                await self._to_rest(entry.events)
             return self.result()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._end_turn(self._stop or TurnCancelled(reason="the caller was cancelled"))
             raise
         finally:
-            self._refuse_mail()
             self._scope = None
             self._stop = None
+            self._refuse_mail()
             self._driving.set()
             self._driving = None
 
+    def _let_in(self, entry: _Entry) -> None:
+        """Make sure that the session may still take an event from outside, and tell who waits for that."""
+        if isinstance(self._stop, ShutdownRequested):
+            raise EngineClosed(f"session {self.session.id!r} was closed before its next turn began")
+        # A cancellation was meant for the turn that has just ended.
+        self._stop = None
+        if entry.on_open is not None:
+            entry.on_open()
+
+    async def _to_rest(self, first: Callable[[], Awaitable[Sequence[KnownEvent]]]) -> None:
+        """Run from the events of `first` until the session rests, each stretch under the turn's deadline."""
+        find: Callable[[], Awaitable[Sequence[KnownEvent]]] | None = first
+        while find is not None:
+            with anyio.CancelScope(deadline=anyio.current_time() + self.parts.limits.max_execution_time_s) as scope:
+                self._scope = scope
+                if self._stop is not None:
+                    scope.cancel()
+                await self._run(await find())
+            self._scope = None
+            if scope.cancelled_caught and self._stop is not None:
+                await self._end_turn(self._stop)
+                find = None
+            elif scope.cancelled_caught:
+                find = self._overdue
+            else:
+                find = self._late_answers if self._mail else None
+
     async def _run(self, events: Sequence[KnownEvent]) -> None:
-        if self._stop is not None and self._scope is not None:
-            self._scope.cancel()
-        effects = await self.ledger.commit(events)
+        if not events:
+            return
+        try:
+            effects = await self.ledger.commit(events)
+        except Exception as error:
+            self._settle(error)
+            raise
+        self._settle(None)
+        if isinstance(events[0], PromptReceived) and len(events[0].messages) > 1:
+            self._system = _last_system(self.session)
         while effects:
             state = self.session.state
             asks = state is State.WAITING_FOR_USER and self.parts.approver is not None
@@ -255,45 +268,92 @@ class Driver:
             return await recover(self.parts, effect.plan)
         return None
 
-    # --- endings --------------------------------------------------------------------------------------------------------
+    # --- what enters --------------------------------------------------------------------------------------------------
 
-    async def _interrupted(self) -> Sequence[KnownEvent]:
-        """Close what a stop or the deadline cut off; return what is to be run next, if anything."""
-        if self._stop is not None:
-            await self._end_turn(self._stop)
+    async def _unfinished(self) -> Sequence[KnownEvent]:
+        """Return how an interrupted turn goes on, after finding out what a failed append left."""
+        if self.ledger.shaken:
+            outcomes = [*await self.ledger.mend(), *self._finished_in_mail()]
+            if outcomes:
+                await self.ledger.commit(outcomes)
+        if self.session.state in _READY:
             return ()
-        limit_s = self.parts.limits.max_execution_time_s
-        if self.session.state is State.ERROR:
-            return (RecoveryFailed(),)
-        message = f"the turn ran longer than {limit_s:g} s"
-        return (*self._endings(message), Faulted(fault=Fault(kind="execution_limit", message=message)))
+        return (Resumed(probes=await self._probe()),)
+
+    def _opening(self, prompt: Prompt) -> PromptReceived:
+        """Return the event that opens a turn, with the system prompt before it where the session has another one or
+        none.
+        """
+        system = self.parts.settings.system
+        messages = list(prompt.messages)
+        if prompt.text is not None:
+            messages.append(Message(role="user", text=prompt.text))
+        if system is not None and system != self._system:
+            messages.insert(0, Message(role="system", text=system))
+        self._turn_ns = self.parts.clock.monotonic_ns()
+        calls, plans = self.parts.toolbox.admit(prompt.calls, self.parts.policy)
+        return PromptReceived(
+            messages=tuple(messages),
+            direct_calls=tuple(calls),
+            plans=plans,
+            priority=prompt.priority,
+            metadata=prompt.metadata,
+        )
+
+    async def _overdue(self) -> Sequence[KnownEvent]:
+        """Return the end of a turn that its deadline cut off."""
+        message = f"the turn ran longer than {self.parts.limits.max_execution_time_s:g} s"
+        fault = Faulted(fault=Fault(kind="execution_limit", message=message))
+        return (*self._endings(message, self._finished_in_mail()), fault)
+
+    async def _late_answers(self) -> Sequence[KnownEvent]:
+        """Return the answers that came while the last records were being written; refuse what nobody asks any more."""
+        pending = {request.id for request in self.session.pending}
+        answers: list[KnownEvent] = []
+        for event, ack in self._mail.take():
+            if ack is None or not isinstance(event, UserAnswered):
+                continue
+            if event.request_id in pending:
+                pending.discard(event.request_id)
+                answers.append(event)
+                self._acks.append(ack)
+            else:
+                ack.settle(InvalidEvent(f"request {event.request_id!r} is no longer pending"))
+        return answers
+
+    def _settle(self, error: Exception | None) -> None:
+        for ack in self._acks:
+            ack.settle(error)
+        self._acks.clear()
+
+    # --- endings ------------------------------------------------------------------------------------------------------
 
     async def _end_turn(self, event: TurnCancelled | ShutdownRequested) -> None:
         """Make the end of the open turn durable: an end for each call that was running, then `event`.
 
         A shutdown leaves unfinished calls open: whoever opens the session again goes on with them.
         """
-        if self.session.turn is None and not self.ledger.shaken:
-            return
         try:
-            finished: Sequence[KnownEvent] = self._finished_in_mail()
-            if self.ledger.shaken:
-                finished = [*await self.ledger.mend(), *finished]
-                if self.session.turn is None:
-                    return
-            if isinstance(event, TurnCancelled):
-                finished = [*finished, *self._endings(event.reason or "cancelled", finished)]
             with anyio.CancelScope(shield=True):
+                finished = self._finished_in_mail()
+                if self.ledger.shaken:
+                    outcomes = [*await self.ledger.mend(), *finished]
+                    finished = []
+                    if outcomes:
+                        await self.ledger.commit(outcomes)
+                if self.session.turn is None or self.session.state is State.SHUTDOWN:
+                    return
+                if isinstance(event, TurnCancelled):
+                    finished = self._endings(event.reason or "cancelled", finished)
                 await self.ledger.commit([*finished, event])
-        except JournalError:
+        except (JournalError, SessionBusy):
             # The turn stays open where the journal ends; the next use of the session goes on from there.
             logger.exception("the end of a turn could not be journaled", session=self.session.id)
 
-    def _endings(self, reason: str, finished: Sequence[KnownEvent] | None = None) -> list[KnownEvent]:
-        """Return an end for every call that runs and has none yet, the known ends first."""
-        known = self._finished_in_mail() if finished is None else finished
-        have_end = {event.call_id for event in known if isinstance(event, ToolFinished)}
-        endings: list[KnownEvent] = list(known) if finished is None else []
+    def _endings(self, reason: str, finished: Sequence[KnownEvent]) -> list[KnownEvent]:
+        """Return an end for every call that runs: the known ones, then a cancellation for the others."""
+        endings = list(finished)
+        have_end = {event.call_id for event in finished if isinstance(event, ToolFinished)}
         for call in self._open_calls():
             if call.runs and call.call.id not in have_end:
                 doubt = "; it had started and may have taken effect" if call.started else ""
@@ -350,5 +410,3 @@ class Driver:
 
 def _last_system(session: Session) -> str | None:
     return next((message.text for message in reversed(session.transcript) if message.role == "system"), None)
-
-

@@ -1,8 +1,9 @@
 """One session and its journal: the only place where a session changes.
 
-`commit` steps events, makes the records durable, swaps the snapshot and publishes, in this order. When the journal fails,
-the snapshot stays at what is durable; outcomes that were already known (a reply, a tool's end) are kept and written first
-when the journal works again, so nothing that happened is lost or done twice. May import anyio, core, journal, replay.
+`commit` steps events, makes the records durable, swaps the snapshot and publishes, in this order. When the journal
+fails, the snapshot stays at what is durable; outcomes that were already known (a reply, a tool's end) are kept and
+written first when the journal works again, so nothing that happened is lost or done twice. May import anyio, core,
+journal, replay.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-import anyio
 import anyio.lowlevel
 
 from ..core.effects import CancelWork, KnownEffect, PrepareContext
@@ -19,7 +19,6 @@ from ..core.record import TransitionRecord
 from ..core.session import Session
 from ..core.step import advance, step
 from ..core.values import State
-from ..errors import StaleWriter
 from ..journal.codec import GENESIS, Chain, seal
 from ..ports import Writer
 from ..replay.turns import TurnLog
@@ -57,8 +56,8 @@ class Ledger:
         """Whether the last append did not succeed, so that what is durable has to be found out first."""
         return bool(self._attempted)
 
-    async def load(self) -> None:
-        """Rebuild the snapshot from everything in the journal that follows it.
+    async def load(self, *, publish: bool = False) -> None:
+        """Rebuild the snapshot from everything in the journal that follows it; publish it if nobody has seen it yet.
 
         Raises:
             JournalCorrupt: a record is damaged or does not follow from the one before.
@@ -70,6 +69,8 @@ class Ledger:
             for line in page:
                 record = chain.decode(line.text, line.offset)
                 self._take(record, advance(self.session, record))
+                if publish:
+                    self._broadcast.record(record)
             if len(page) < _PAGE:
                 return
             # A long history must not keep the other sessions of this loop waiting.
@@ -114,11 +115,9 @@ class Ledger:
 
     async def commit_opening(self, opened: SessionOpened | None) -> None:
         """Record how the session was opened, if that is new; wake a session that was shut down with nothing to do."""
-        events: list[KnownEvent] = []
+        events: list[KnownEvent] = [] if opened is None else [opened]
         if self.session.state is State.SHUTDOWN and self.session.left in (State.IDLE, State.WAITING_FOR_USER):
             events.append(Resumed())
-        if opened is not None and (events or self.session.state is not State.SHUTDOWN):
-            events.append(opened)
         if events:
             await self.commit(events)
 
@@ -133,7 +132,7 @@ class Ledger:
         """
         await self._writer.release()
         self._writer = await self._parts.journal.claim(self.session.id)
-        await self.load()
+        await self.load(publish=True)
         lost = [record for record in self._attempted if record.seq > self.session.seq]
         self._attempted = []
         if lost and lost[0].prev != self._digest:
@@ -151,7 +150,7 @@ class Ledger:
         return seal(
             session=session.id,
             seq=advanced.seq,
-            at=timestamp(clock.now()),
+            at=timestamp(clock.time_ns()),
             mono_ns=clock.monotonic_ns(),
             source=session.state,
             dest=advanced.state,
@@ -161,14 +160,9 @@ class Ledger:
         )
 
     async def _append(self, records: list[TransitionRecord]) -> None:
-        """Append under a shield: a cancellation waits until the outcome of the write is known."""
+        """Append; whatever but success this ends with, what became durable is found out before anything else."""
         self._attempted = records
-        try:
-            with anyio.CancelScope(shield=True):
-                await self._writer.append(records)
-        except StaleWriter:
-            self._attempted = []
-            raise
+        await self._writer.append(records)
         self._attempted = []
 
     def _take(self, record: TransitionRecord, advanced: Session) -> None:
@@ -176,5 +170,3 @@ class Ledger:
         self._digest = record.hash
         self.recent.append(record)
         self.turns.see(record, before, advanced)
-
-

@@ -18,9 +18,9 @@ from ..tools.registry import Toolbox
 class EngineSettings(Value):
     """How an engine behaves.
 
-    `system` is put before the first prompt of a session, and again when it has changed; `parameters` go to the model as they
-    are; `on_unknown` says who decides about a write whose end was not seen; `exit_grace_s` is how long, in seconds, leaving
-    `async with` waits for running turns before it interrupts them.
+    `system` is put before the first prompt of a session, and again when it has changed; `parameters` go to the model as
+    they are; `on_unknown` says who decides about a write whose end was not seen; `exit_grace_s` is how long, in
+    seconds, leaving `async with` waits for running turns before it interrupts them.
     """
 
     system: str | None = None
@@ -33,8 +33,8 @@ class EngineSettings(Value):
 class TurnResult:
     """How a turn came to rest.
 
-    `outcome` WAITING means that `pending` must be answered, INTERRUPTED that the engine shut down inside the turn; `reason`
-    says why it was not COMPLETED. `duration_s` is in seconds.
+    `outcome` WAITING means that `pending` must be answered, INTERRUPTED that the engine shut down inside the turn;
+    `reason` says why it was not COMPLETED. `duration_s` is in seconds.
     """
 
     text: str | None

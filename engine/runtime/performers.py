@@ -1,7 +1,7 @@
 """One coroutine an effect: prepare the context, ask the model, run a tool, wait out a recovery.
 
-A performer turns whatever happens into the next event; it never touches a session and never raises but for cancellation.
-May import anyio, ports, tools, models, core.
+A performer turns whatever happens into the next event; it never touches a session and never raises but for
+cancellation. May import anyio, ports, tools, models, core.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..errors import ModelError
 from ..models.recorded import RecordedModel
 from ..ports import Emit, ModelRequest, ToolContext, ToolOutput
 from ..tools.encode import describe
-from ..tools.function import FunctionTool
+from ..tools.function import FunctionTool, really_cancelled
 from .parts import Parts
 
 Q = TypeVar("Q")
@@ -46,6 +46,8 @@ async def prepare_context(parts: Parts, session: Session) -> KnownEvent:
     try:
         for provider in parts.providers:
             added.extend(await provider.provide(session.id, session.messages()))
+        if any(message.tool_calls or message.tool_call_id for message in added):
+            return _fault("host_failure", "a context provider gave tool calls or results; it may give text only")
         return ContextPrepared(messages=tuple(added))
     except Exception as error:
         return _fault("host_failure", f"a context provider failed: {describe(error)}")
@@ -77,7 +79,11 @@ async def call_model(parts: Parts, session: Session, emit: Emit) -> KnownEvent:
                 retry_after_s=error.retry_after_s,
             )
         )
-    except Exception as error:
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        if isinstance(error, anyio.get_cancelled_exc_class()) and really_cancelled():
+            raise
         return _fault("model_failure", f"the model failed: {describe(error)}")
     return _judge(parts, reply)
 
@@ -102,14 +108,14 @@ def _judge(parts: Parts, reply: object) -> KnownEvent:
     if not ids and not reply.text and not isinstance(parts.model, RecordedModel):
         return _fault("empty_reply", f"the reply has neither text nor calls (finish: {reply.finish})", retryable=True)
     if not ids:
-        return ModelReplied(reply=reply)
+        return ModelReplied.trusted(reply=reply)
     try:
         calls, plans = parts.toolbox.admit(reply.tool_calls, parts.policy)
     except Exception as error:
         return _fault("host_failure", f"the policy failed: {describe(error)}")
     if calls is not reply.tool_calls:
         reply = reply.model_copy(update={"tool_calls": calls})
-    return ModelReplied(reply=reply, plans=plans)
+    return ModelReplied.trusted(reply=reply, plans=plans)
 
 
 async def run_tool(
@@ -117,8 +123,8 @@ async def run_tool(
 ) -> ToolFinished:
     """Run one call under its deadline. Always returns an end, but for a cancellation from outside."""
     started_ns = parts.clock.monotonic_ns()
-    output = await _run_tool(parts, session, call, emit, occupy)
-    return ToolFinished(
+    output = _checked(await _run_tool(parts, session, call, emit, occupy))
+    return ToolFinished.trusted(
         call_id=call.call.id,
         status=output.status,
         content=output.content,
@@ -126,6 +132,16 @@ async def run_tool(
         duration_s=(parts.clock.monotonic_ns() - started_ns) / 1e9,
         patch=output.patch,
     )
+
+
+def _checked(output: object) -> ToolOutput:
+    """Return what a tool or a middleware of the host's gave, or that it gave something else."""
+    if isinstance(output, ToolOutput) and isinstance(output.content, str):
+        status = output.status
+        if isinstance(status, ToolStatus) and status.terminal:
+            return output
+    text = f"the tool returned {type(output).__name__}, not a ToolOutput with a text and a terminal status"
+    return ToolOutput(text, ToolStatus.FAILED, "bad_output")
 
 
 async def _run_tool(
@@ -143,7 +159,11 @@ async def _run_tool(
         with anyio.move_on_after(context.timeout_s) as scope:
             return await run(context)
         assert scope.cancelled_caught
-    except Exception as error:
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        if isinstance(error, anyio.get_cancelled_exc_class()) and really_cancelled():
+            raise
         return ToolOutput(describe(error), ToolStatus.FAILED, type(error).__name__)
     text = f"timed out after {context.timeout_s:g} s"
     if call.plan.effect == "write" and isinstance(tool, FunctionTool) and not tool.is_async:

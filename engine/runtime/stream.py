@@ -7,10 +7,10 @@ from types import TracebackType
 
 import anyio
 
-from ..core.events import TurnCancelled
 from ..core.notices import Notice
 from ..core.record import TransitionRecord
 from ..core.values import Prompt
+from .broadcast import Subscription
 from .driver import Driver
 from .parts import TurnResult
 
@@ -30,7 +30,8 @@ class TurnStream(AsyncIterator[Item]):
         self._driver = driver
         self._prompt = prompt
         self._start = start
-        self._items = driver.broadcast.subscribe(driver.parts.limits.stream_buffer)
+        self._items: Subscription[TransitionRecord | Notice] = Subscription(driver.parts.limits.stream_buffer)
+        self._scope = anyio.CancelScope()
         self._started = False
         self._result: TurnResult | None = None
         self._error: Exception | None = None
@@ -70,15 +71,20 @@ class TurnStream(AsyncIterator[Item]):
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop reading; if the turn still runs, cancel it."""
+        """Stop reading; if the turn still waits or runs, cancel it."""
         self._driver.broadcast.unsubscribe(self._items)
-        if self._started and not self._ended.is_set():
-            await self._driver.stop(TurnCancelled(reason="the reader of the stream left"))
+        if self._started:
+            self._scope.cancel()
             await self._ended.wait()
+
+    def _attend(self) -> None:
+        """Begin to listen: what other turns did before is none of this stream's business."""
+        self._driver.broadcast.attach(self._items)
 
     async def _run(self) -> None:
         try:
-            self._result = await self._driver.ask(self._prompt)
+            with self._scope:
+                self._result = await self._driver.ask(self._prompt, self._attend)
         except Exception as error:
             # Handed to the reader; if nobody reads, the session itself still says what happened.
             self._error = error

@@ -1,0 +1,1 @@
+"""Tools: adapters that let a model call functions. Each satisfies `engine.ports.Tool`."""

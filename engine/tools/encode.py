@@ -1,8 +1,8 @@
 """Results of tools as text for the model, and errors as one line.
 
-A result is encoded before its call counts as done, so nothing that a journal could not hold ever enters one. Strings stay
-as they are; everything else becomes JSON. May import core and errors, pydantic for the types that hosts return. Must never
-call code of the value beyond its own conversion to JSON.
+A result is encoded before its call counts as done, so nothing that a journal could not hold ever enters one. Strings
+stay as they are; everything else becomes JSON. May import core and errors, pydantic for the types that hosts return.
+Must never call code of the value beyond its own conversion to JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from enum import Enum
 from pathlib import PurePath
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
 from ..errors import EncodingError
@@ -26,6 +26,11 @@ MAX_DEPTH = 200
 """Levels of nesting that a value may have: far beyond any real result, far below what a decoder can take."""
 
 _MAX_ERROR_CHARS = 2000
+_MAX_INT_BITS = 14_000
+"""Just below what Python prints as digits (4,300 of them)."""
+
+_SHOWN_CHARS = 120
+_MAX_CLAUSES = 20
 _CONVERTED = (BaseModel, datetime, date, time, timedelta, Decimal, UUID, PurePath)
 
 
@@ -63,6 +68,10 @@ def _plain(value: object, path: str, parents: tuple[int, ...]) -> object:
     if isinstance(value, Enum):
         return _plain(value.value, path, parents)
     if isinstance(value, int):
+        if value.bit_length() > _MAX_INT_BITS:
+            raise EncodingError(
+                path, f"an integer of {value.bit_length()} bits is no JSON number; return a string instead"
+            )
         return value
     if isinstance(value, float):
         if math.isfinite(value):
@@ -116,6 +125,28 @@ def check_json(value: object) -> None:
         _dumps(value)
     except Exception:
         _plain(value, "$", ())
+
+
+def complaint(error: ValidationError) -> str:
+    """Return what pydantic found, one clause a place, at most 20: its name, what is wrong, what stood there."""
+    clauses = []
+    details = error.errors(include_url=False, include_context=False)
+    for detail in details[:_MAX_CLAUSES]:
+        place = ".".join(str(part) for part in detail["loc"]) or "arguments"
+        clause = f"{place}: {detail['msg']}"
+        if detail["type"] != "missing":
+            clause += f" (got {_repr(detail['input'])[:_SHOWN_CHARS]})"
+        clauses.append(clause)
+    if len(details) > _MAX_CLAUSES:
+        clauses.append(f"and {len(details) - _MAX_CLAUSES} more")
+    return "; ".join(clauses)
+
+
+def _repr(value: object) -> str:
+    try:
+        return ascii(value)
+    except Exception:
+        return f"a {type(value).__name__}"
 
 
 def describe(error: BaseException) -> str:

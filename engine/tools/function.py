@@ -1,8 +1,9 @@
 """Functions as tools: the `@tool` decorator.
 
-The JSON Schema comes from the annotations, the description from the docstring, validation from pydantic. Async functions run
-in the event loop, synchronous ones in a thread. A parameter annotated `ToolContext` receives the request and stays out of
-the schema. May import ports, core, errors and anyio. Must never let an exception of a tool pass as its own.
+The JSON Schema comes from the annotations, the description from the docstring, validation from pydantic. Async
+functions run in the event loop, synchronous ones in a thread. A parameter annotated `ToolContext` receives the request
+and stays out of the schema. May import ports, core, errors and anyio. Must never let an exception of a tool pass as its
+own.
 """
 
 from __future__ import annotations
@@ -12,32 +13,29 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from functools import update_wrapper
-from typing import Any, Generic, ParamSpec, TypedDict, TypeVar, cast, get_type_hints, overload
+from typing import Any, Generic, NotRequired, ParamSpec, TypedDict, TypeVar, cast, get_type_hints, overload
 
 import anyio
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
-from typing_extensions import NotRequired, Unpack
-from typing_extensions import TypedDict as DynamicTypedDict
+from typing_extensions import TypedDict as DynamicTypedDict, Unpack
 
 from ..core.values import JsonObject, ToolEffect, ToolSpec, ToolStatus, check_id
 from ..errors import EncodingError, InvalidId, ToolDefinitionError
 from ..ports import ToolContext, ToolOptions, ToolOutput
-from .encode import describe, encode_result
+from .encode import complaint, describe, encode_result
 from .threads import run_abandonable
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_SHOWN_CHARS = 120
-
 
 class ToolKeywords(TypedDict, total=False):
     """What `@tool` takes; everything has a default.
 
-    `effect` "write"; `timeout_s` 60 seconds; `conflict_key` a format string over the arguments: calls with the same key run
-    one after the other; `probe` a function with the tool's parameters that returns the result of a write that took place, or
-    None if it certainly did not; `name` and `description` instead of the function's own.
+    `effect` "write"; `timeout_s` 60 seconds; `conflict_key` a format string over the arguments: calls with the same key
+    run one after the other; `probe` a function with the tool's parameters that returns the result of a write that took
+    place, or None if it certainly did not; `name` and `description` instead of the function's own.
     """
 
     effect: ToolEffect
@@ -63,7 +61,9 @@ class FunctionTool(Generic[P, R]):
             raise ToolDefinitionError(f"{error}; give the tool a name: @tool(name=…)") from error
         self._callee = _Callee(function)
         self._adapter, parameters = _arguments_of(function, self._callee, name)
-        self._spec = ToolSpec(name=name, description=options.get("description", _summary(function)), parameters=parameters)
+        self._spec = ToolSpec(
+            name=name, description=options.get("description", _summary(function)), parameters=parameters
+        )
         self._options = _checked_options(options, name, parameters)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -102,7 +102,7 @@ class FunctionTool(Generic[P, R]):
         try:
             return self._adapter.validate_python(arguments)
         except ValidationError as error:
-            raise ValueError(_complaint(error)) from None
+            raise ValueError(complaint(error)) from None
 
     async def run(self, bound: Mapping[str, Any], context: ToolContext) -> ToolOutput:
         """Run the function. Whatever it raises or returns becomes an output; only cancellation is passed on."""
@@ -114,7 +114,7 @@ class FunctionTool(Generic[P, R]):
         except GeneratorExit:
             raise
         except BaseException as error:
-            if isinstance(error, anyio.get_cancelled_exc_class()) and _really_cancelled():
+            if _is_cancellation(error) and really_cancelled():
                 raise
             return ToolOutput(describe(error), ToolStatus.FAILED, type(error).__name__)
 
@@ -168,7 +168,15 @@ def tool(
     return lambda decorated: FunctionTool(decorated, options)
 
 
-def _really_cancelled() -> bool:
+def _is_cancellation(error: BaseException) -> bool:
+    cancelled = anyio.get_cancelled_exc_class()
+    if isinstance(error, BaseExceptionGroup):
+        # A tool's own task group that was cancelled while one of its tasks failed.
+        return error.subgroup(cancelled) is not None
+    return isinstance(error, cancelled)
+
+
+def really_cancelled() -> bool:
     """Tell a cancellation from a tool that merely raised the exception."""
     if anyio.current_effective_deadline() == -math.inf:
         return True
@@ -260,14 +268,3 @@ def _checked_options(options: ToolKeywords, name: str, parameters: JsonObject) -
                 f"tool {name!r}: conflict_key {key!r} must be a format string over {', '.join(properties)}"
             ) from error
     return ToolOptions(effect=effect, timeout_s=float(timeout_s), conflict_key=key)
-
-
-def _complaint(error: ValidationError) -> str:
-    lines = []
-    for detail in error.errors(include_url=False, include_context=False):
-        place = ".".join(str(part) for part in detail["loc"]) or "arguments"
-        line = f"{place}: {detail['msg']}"
-        if detail["type"] != "missing":
-            line += f" (got {ascii(detail['input'])[:_SHOWN_CHARS]})"
-        lines.append(line)
-    return "; ".join(lines)

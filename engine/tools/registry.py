@@ -1,7 +1,7 @@
 """The tools of an engine by name, and the decision about each call a model makes.
 
-What is decided here (unknown tool, malformed arguments, policy) enters the core with the reply, so replay decides nothing
-again. May import ports, core and errors. Must never run a tool.
+What is decided here (unknown tool, malformed arguments, policy) enters the core with the reply, so replay decides
+nothing again. May import ports, core and errors. Must never run a tool.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from string import Formatter
 from ..core.values import PlannedCall, ToolCall, ToolSpec, ToolStatus
 from ..errors import EncodingError, ToolDefinitionError
 from ..ports import Policy, Tool, ToolOptions
-from .encode import check_json
+from .encode import check_json, describe
 from .function import FunctionTool
 
 _KEPT_CHARS = 10_000
@@ -69,19 +69,23 @@ class Toolbox:
                 known = ", ".join(self._tools) or "none"
                 return _refused(call, f"unknown tool {call.name[:200]!r}; available: {known}")
             tool.bind(call.arguments)
+            options = tool.options
+            key = _conflict_key(call, options)
         except (ValueError, EncodingError) as error:
             return _refused(call, f"invalid arguments for {call.name}: {error}", malformed=True)
-        options = tool.options
-        plan = PlannedCall(
-            call_id=call.id, effect=options.effect, timeout_s=options.timeout_s, conflict_key=_conflict_key(call, options)
-        )
+        except Exception as error:
+            # A validator of the host's that stumbles says that the arguments do not fit, only less well.
+            return _refused(call, f"invalid arguments for {call.name}: {describe(error)}", malformed=True)
+        plan = PlannedCall(call_id=call.id, effect=options.effect, timeout_s=options.timeout_s, conflict_key=key)
         if policy is None:
             return plan
         decision = policy.decide(call, options)
+        if decision.verdict not in ("allow", "ask", "deny"):
+            raise ValueError(f"verdict {decision.verdict!r} is none of allow, ask, deny")
         if decision.verdict == "deny":
             return _refused(call, f"denied: {decision.reason or 'by policy'}", status=ToolStatus.DENIED)
         if decision.verdict == "ask":
-            return plan.model_copy(update={"decision": "ask", "refusal": decision.reason or None})
+            return PlannedCall.model_validate({**dict(plan), "decision": "ask", "refusal": decision.reason or None})
         return plan
 
 

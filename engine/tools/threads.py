@@ -1,12 +1,13 @@
 """Synchronous functions in worker threads that nobody can kill.
 
-A thread that outlives its call's deadline goes on. Whoever counts running tools must count it until it really ends, so the
-end is reported from the thread itself and not from the await that gave up on it. May import anyio.
+A thread that outlives its call's deadline goes on. Whoever counts running tools must count it until it really ends, so
+the end is reported from the thread itself and not from the await that gave up on it. May import anyio.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -24,12 +25,16 @@ async def run_abandonable(function: Callable[[], T], on_end: Callable[[], None])
     """Run `function` in a thread; on cancellation stop waiting for it, at once.
 
     Args:
-        function: what to run. Whatever it raises is raised here.
-        on_end: called in the event loop when the thread has really ended, also long after a cancellation; not called when
-            the loop is gone by then.
+        function: what to run. Whatever it raises is raised here. on_end: called in the event loop when the thread has
+        really ended, also long after a cancellation, or when it was
+            cancelled before the function began, which it then never does; not called when the loop is gone by then.
     """
+    # Whoever takes it first decides: the thread runs the function, or the caller gave up before it began.
+    first = threading.Lock()
 
     def call() -> tuple[T | None, BaseException | None]:
+        if not first.acquire(blocking=False):
+            return None, None
         # The outcome is handed over as data: a StopIteration or SystemExit must not meet the machinery in between.
         outcome: tuple[T | None, BaseException | None]
         try:
@@ -43,7 +48,12 @@ async def run_abandonable(function: Callable[[], T], on_end: Callable[[], None])
             return outcome
         return outcome
 
-    value, error = await to_thread.run_sync(call, abandon_on_cancel=True, limiter=_limiter())
+    try:
+        value, error = await to_thread.run_sync(call, abandon_on_cancel=True, limiter=_limiter())
+    except BaseException:
+        if first.acquire(blocking=False):
+            on_end()
+        raise
     if error is not None:
         raise error
     return value  # type: ignore[return-value]

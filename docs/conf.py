@@ -1,0 +1,47 @@
+"""How the documentation is built: Sphinx, furo, Markdown by MyST.
+
+Warnings are errors (see tox.ini), and the network is not used.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version as _installed_version
+
+project = "agent-engine"
+author = "agent-engine contributors"
+copyright = f"2026, {author}"
+release = version = _installed_version("agent-engine")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinxcontrib.mermaid",
+]
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = f"agent-engine {release}"
+html_show_sphinx = False
+
+# Markdown: ```mermaid fences are diagrams, `#heading` links work across pages.
+myst_enable_extensions = ["deflist", "fieldlist"]
+myst_fence_as_directive = ["mermaid"]
+myst_heading_anchors = 3
+
+# API pages follow the source: order, annotations in the description, inherited pydantic machinery left out.
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_default_options = {
+    "members": True,
+    "exclude-members": "model_config, model_post_init, model_computed_fields, model_fields",
+}
+autodoc_class_signature = "separated"
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+
+# A reference to a name of the engine must resolve. Names of other packages are not linked, so they are not checked.
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(?!engine\.).*")]

@@ -1,0 +1,146 @@
+"""`import` and `export`: chat logs in and out, and journals copied from one form into another.
+
+May import replay, journal, core, errors and its neighbours. Must never leave half a chat log under the name that was
+asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import anyio
+
+from ..core.values import JsonObject
+from ..errors import UsageError
+from ..journal import JsonlJournal, SqliteJournal, open_journal
+from ..ports import Journal
+from ..replay import ImportReport, copy_journal, export_chats, import_chats
+from ..runtime.clock import SystemClock
+from .histories import chosen_sessions, existing_journal
+from .signals import Interrupts, run_command
+from .terminal import Progress, Screen, complain, progress, safe
+
+
+def add_import_options(parser: ArgumentParser) -> None:
+    """Add the options of `import`."""
+    parser.add_argument("file", metavar="FILE", help="a chat log: JSON lines with `id` and `messages`")
+    parser.add_argument("--journal", metavar="J", required=True, help="the journal to add the sessions to")
+    parser.add_argument("--skip-bad", action="store_true", help="go on after a line that cannot be imported")
+
+
+def add_export_options(parser: ArgumentParser) -> None:
+    """Add the options of `export`."""
+    parser.add_argument("--journal", metavar="J", required=True, help="the journal to export from")
+    parser.add_argument("session", nargs="?", metavar="SESSION", help="for openai: one session (default: all of them)")
+    parser.add_argument(
+        "--format", choices=("openai", "jsonl", "sqlite"), default="openai",
+        help="openai: a chat log; jsonl or sqlite: the same records in another journal (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", metavar="FILE", required=True,
+        help="a chat log is replaced; a journal is continued from where an earlier copy stopped",
+    )  # fmt: skip
+
+
+def import_log(options: Namespace, screen: Screen) -> int:
+    """Import a chat log."""
+    if not Path(options.file).is_file():
+        raise UsageError(
+            f"there is no file {options.file!r} to import; give a chat log of JSON lines with `id` and `messages`"
+        )
+    _check_folder(options.journal)
+    return run_command(lambda interrupts: _import(options, screen))
+
+
+def export(options: Namespace, screen: Screen) -> int:
+    """Export a journal."""
+    _check_folder(options.output)
+    target = Path(options.output)
+    if target.is_dir() or target.resolve() == Path(options.journal).resolve():
+        raise UsageError(f"--output {options.output!r} must name a file other than the journal")
+    if options.format != "openai" and options.session is not None:
+        raise UsageError(f"--format {options.format} copies whole journals; leave {options.session!r} out")
+    if options.format == "jsonl" and target.suffix != ".jsonl":
+        raise UsageError("--format jsonl writes one file: give --output a name ending in .jsonl")
+
+    async def work(interrupts: Interrupts) -> int:
+        async with existing_journal(options.journal) as journal:
+            if options.format == "openai":
+                return await _export_chats(options, screen, journal)
+            return await _copy(options, screen, journal)
+
+    return run_command(work)
+
+
+async def _import(options: Namespace, screen: Screen) -> int:
+    journal = open_journal(options.journal)
+    try:
+        with progress("import") as show:
+            seen = _Increments(show)
+            report = await import_chats(
+                options.file, journal, clock=SystemClock(), progress=seen.take, skip_bad=options.skip_bad
+            )
+    finally:
+        await journal.aclose()
+    for refusal in report.refused:
+        complain(str(refusal))
+    screen.line(f"{report.sessions} sessions, {report.records:,} records imported, {len(report.refused)} lines refused")
+    screen.result({"sessions": report.sessions, "records": report.records, "refused": len(report.refused)})
+    return 0 if report.ok else 1
+
+
+class _Increments:
+    """Turns reports of what was done so far into steps of a progress."""
+
+    def __init__(self, show: Progress) -> None:
+        self._show = show
+        self._done = 0
+
+    def take(self, report: ImportReport) -> None:
+        """Show what is new in a report."""
+        self._show(report.records - self._done)
+        self._done = report.records
+
+
+async def _export_chats(options: Namespace, screen: Screen, journal: Journal) -> int:
+    target = anyio.Path(options.output)
+    sessions = messages = 0
+    async with anyio.TemporaryDirectory(dir=str(target.parent), prefix=".export-") as folder:
+        part = anyio.Path(folder, "part")
+        async with await part.open("w", encoding="ascii") as file:
+            with progress("export") as show:
+                async for chat in export_chats(journal, await chosen_sessions(journal, options.session)):
+                    await file.write(json.dumps(chat) + "\n")
+                    sessions += 1
+                    messages += len(chat["messages"])
+                    show(1)
+        await part.replace(target)
+    return _exported(screen, {"sessions": sessions, "messages": messages, "output": options.output})
+
+
+async def _copy(options: Namespace, screen: Screen, journal: Journal) -> int:
+    target = SqliteJournal(options.output) if options.format == "sqlite" else JsonlJournal(options.output)
+    try:
+        with progress("export") as show:
+            report = await copy_journal(journal, target, show)
+    finally:
+        await target.aclose()
+    return _exported(
+        screen,
+        {"sessions": report.sessions, "records": report.records, "present": report.present, "output": options.output},
+    )
+
+
+def _exported(screen: Screen, report: JsonObject) -> int:
+    numbers = ", ".join(f"{value:,} {name}" for name, value in report.items() if isinstance(value, int))
+    screen.line(f"{numbers} written to {safe(str(report['output']))}".replace(" present", " there already"))
+    screen.result(report)
+    return 0
+
+
+def _check_folder(name: str) -> None:
+    folder = Path(name).parent
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {str(folder)!r} for {Path(name).name!r}; create it first")

@@ -1,0 +1,340 @@
+"""A local model: llama.cpp inside this process, through the package `xllamacpp` (the extra `local`).
+
+Loads a GGUF file when it is first asked, renders the chat with the model's own template, streams, and stops between two
+tokens when its turn is cancelled. May import core, errors, ports and the pure modules beside it. Must never download
+anything, open a port, or let llama.cpp write to the host's output.
+"""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from secrets import token_hex
+from typing import Annotated, Any, Protocol, TypeVar, cast
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import anyio.to_thread
+from pydantic import Field
+
+from ..core.notices import Notice
+from ..core.values import ModelReply, Value
+from ..errors import MissingExtra, ModelError, UsageError
+from ..ports import Emit, ModelRequest
+from .chunks import ReplyBuilder
+from .wire import scrub, to_wire, tools_to_wire
+
+T = TypeVar("T")
+
+_RESERVED = frozenset({"messages", "tools", "stream", "stream_options", "return_progress", "verbose"})
+_SAMPLERS = ["penalties", "top_k", "min_p", "temperature"]
+_SILENT = -1
+_SOCKET_PATH_BYTES = 100
+"""Unix socket addresses hold 104 to 108 bytes, by system."""
+
+
+class LlamaSettings(Value):
+    """How a local model is loaded and sampled.
+
+    Of loading: `n_ctx` is the window in tokens (None: the model's own, less where memory does not hold it), `n_batch`
+    how many prompt tokens are decoded at a time, `chat_template` a Jinja template instead of the model's own,
+    `prompt_cache_mib` the memory in MiB for the prefixes of other conversations. More than one of `n_threads` pays only
+    on idle cores.
+
+    Of sampling, and replaceable by the parameters of a request: `max_tokens` of one reply (the window bounds it too),
+    `temperature` (None: 0 for the packaged model, else 0.7; 0 is greedy), `top_k`, `min_p`, `repeat_penalty` over the
+    last `repeat_last_n` tokens, `seed`, and `stop`, texts that end a reply and are cut off it.
+    """
+
+    n_ctx: Annotated[int, Field(ge=1)] | None = None
+    n_batch: Annotated[int, Field(ge=1)] = 512
+    n_threads: Annotated[int, Field(ge=1)] = 1
+    chat_template: str | None = None
+    prompt_cache_mib: Annotated[int, Field(ge=0)] = 256
+    max_tokens: Annotated[int, Field(ge=1)] = 4096
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    top_k: Annotated[int, Field(ge=0)] = 40
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.01
+    repeat_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    repeat_last_n: Annotated[int, Field(ge=0)] = 64
+    seed: Annotated[int, Field(ge=0, lt=2**32 - 1)] = 0
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+
+
+class _Server(Protocol):
+    """What is used of llama.cpp's server. A callback that returns True ends the generation."""
+
+    def handle_chat_completions(self, prompt: dict[str, Any], callback: Callable[[dict[str, Any]], bool]) -> None: ...
+
+
+def packaged_model() -> Path:
+    """Return where the tiny model is that the engine ships: 312 thousand parameters, three tools, little else."""
+    package = __name__.rpartition(".")[0]
+    return Path(str(files(package).joinpath("data", "tiny-agent.gguf")))
+
+
+class LlamaCppModel:
+    """A GGUF model in this process. Sessions take turns on it, in one event loop at a time.
+
+    The ids of tool calls are `call_{turn}_{round}_{index}`: llama.cpp draws random ones, and the same run would differ
+    each time. The binding holds Python's global lock while it loads a file, so nothing else runs meanwhile: load a
+    large one (`await model.load()`) before serving.
+    """
+
+    def __init__(self, path: str | Path | None = None, *, settings: LlamaSettings | None = None) -> None:
+        """Remember what is to be loaded; nothing is read yet.
+
+        Args:
+            path: a GGUF file; the packaged model if None.
+            settings: how it is loaded and sampled.
+
+        Raises:
+            MissingExtra: xllamacpp is not installed.
+            UsageError: there is no such file.
+        """
+        try:
+            import xllamacpp as library
+        except ImportError as error:
+            raise MissingExtra("LlamaCppModel", "local") from error
+        self._library: Any = library
+        self._path = packaged_model() if path is None else Path(path)
+        if not self._path.is_file():
+            raise UsageError(
+                f"there is no model file {str(self._path)!r}; give the path of a GGUF file, "
+                "or no path for the packaged model"
+            )
+        self._settings = settings or LlamaSettings()
+        self._temperature = self._settings.temperature
+        if self._temperature is None:
+            self._temperature = 0.0 if path is None else 0.7
+        self._server: _Server | None = None
+        self._turn = anyio.Lock()
+        self._thread = anyio.CapacityLimiter(1)
+        self._loop: object = None
+
+    def __repr__(self) -> str:
+        return f"LlamaCppModel({self._path.name!r})"
+
+    async def load(self) -> None:
+        """Load the model now instead of at the first call. Idempotent.
+
+        Raises:
+            ModelError: the file or the chat template cannot be used.
+        """
+        await self._alone(self._load, threading.Event())
+
+    async def aclose(self) -> None:
+        """Free the model, cancelled or not, after the reply that is being generated. The next call loads it again."""
+        with anyio.CancelScope(shield=True):
+            await self._alone(self._free, threading.Event())
+
+    async def generate(self, request: ModelRequest, emit: Emit) -> ModelReply:
+        """Return the reply, telling `emit` about text, reasoning and tool input while they grow.
+
+        Cancelled, it ends between two tokens, and not before its thread has ended.
+
+        Raises:
+            ModelError: the model cannot be loaded, or the conversation does not fit its window or its template.
+        """
+        body = self._body(request)
+        stop = threading.Event()
+
+        def tell(notice: Notice) -> None:
+            anyio.from_thread.run_sync(emit, notice)
+
+        generation = _Generation(body, tell, stop, f"call_{request.turn}_{request.round}")
+        return await self._alone(lambda: generation.run(self._load(), self._path.stem), stop)
+
+    def _body(self, request: ModelRequest) -> dict[str, Any]:
+        reserved = sorted(_RESERVED & request.parameters.keys())
+        if reserved:
+            raise ModelError(f"the parameters of a request may not set {', '.join(reserved)}", retryable=False)
+        settings = self._settings
+        body: dict[str, Any] = {
+            "messages": [to_wire(message) for message in request.messages],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            # Without it nothing is heard, and nothing can be stopped, before a long prompt has been read.
+            "return_progress": True,
+            "parallel_tool_calls": True,
+            "samplers": _SAMPLERS,
+            "max_tokens": settings.max_tokens,
+            "temperature": self._temperature,
+            "top_k": settings.top_k,
+            "min_p": settings.min_p,
+            "repeat_penalty": settings.repeat_penalty,
+            "repeat_last_n": settings.repeat_last_n,
+            "seed": settings.seed,
+            "stop": list(settings.stop),
+        }
+        if request.tools:
+            body["tools"] = tools_to_wire(request.tools)
+        body.update(scrub(request.parameters))
+        # Only the verbose form tells a stop sequence from the end of the text, and it repeats the whole prompt.
+        body["verbose"] = bool(body["stop"])
+        return body
+
+    async def _alone(self, work: Callable[[], T], stop: threading.Event) -> T:
+        """Run blocking work in the one thread. Cancelled, set `stop` and wait for its end before passing that on."""
+        token = anyio.lowlevel.current_token()
+        if self._loop != token:
+            # Locks belong to the loop they were waited for in; a loop that ended has left nobody waiting.
+            self._turn, self._thread, self._loop = anyio.Lock(), anyio.CapacityLimiter(1), token
+        done = anyio.Event()
+        values: list[T] = []
+        failures: list[Exception] = []
+
+        async def carry() -> None:
+            try:
+                # A thread that was started is waited for, cancelled or not: `stop` is what ends it early.
+                values.append(await anyio.to_thread.run_sync(work, limiter=self._thread))
+            except Exception as error:  # raised below, outside of the task group: it would come out wrapped
+                failures.append(error)
+            done.set()
+
+        async with self._turn, anyio.create_task_group() as group:
+            group.start_soon(carry)
+            try:
+                await done.wait()
+            finally:
+                stop.set()
+        for failure in failures:
+            raise failure
+        return values[0]
+
+    def _load(self) -> _Server:
+        if self._server is None:
+            self._check_file()
+            with tempfile.TemporaryDirectory(prefix="agent-engine-") as folder:
+                try:
+                    self._server = self._library.Server(self._loading(folder))
+                except RuntimeError as error:
+                    raise ModelError(
+                        f"llama.cpp cannot load {self._path.name}: the file is damaged, of an architecture that this "
+                        "release does not know, or too large for the memory with this n_ctx, or the chat template does "
+                        "not parse",
+                        retryable=False,
+                    ) from error
+        assert self._server is not None
+        return self._server
+
+    def _free(self) -> None:
+        # The destructor ends llama.cpp's own threads and waits for them.
+        self._server = None
+
+    def _check_file(self) -> None:
+        try:
+            with self._path.open("rb") as file:
+                magic = file.read(4)
+        except OSError as error:
+            raise ModelError(f"{self._path.name} cannot be read: {error.strerror}", retryable=False) from error
+        if magic != b"GGUF":
+            raise ModelError(f"{self._path.name} is no GGUF file; convert it with llama.cpp's tools", retryable=False)
+
+    def _loading(self, folder: str) -> Any:
+        """Return llama.cpp's parameters: silent, offline, one conversation at a time, no way in from outside."""
+        settings = self._settings
+        parameters = self._library.CommonParams()
+        parameters.model.path = str(self._path)
+        parameters.n_ctx = settings.n_ctx or 0
+        parameters.n_batch = settings.n_batch
+        parameters.n_parallel = 1
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = settings.n_threads
+        parameters.warmup = False
+        parameters.cache_ram_mib = settings.prompt_cache_mib
+        parameters.verbosity = _SILENT
+        parameters.offline = True
+        if settings.chat_template is not None:
+            parameters.chat_template = settings.chat_template
+        # llama.cpp insists on listening. A socket file that is removed at once cannot be connected to; where there are
+        # none, a key that nobody knows closes the port.
+        parameters.api_keys = [token_hex(32)]
+        parameters.ui = parameters.endpoint_slots = False
+        parameters.port, parameters.n_threads_http = 0, 1
+        address = str(Path(folder, "llama.sock"))
+        if hasattr(socket, "AF_UNIX") and len(address.encode()) <= _SOCKET_PATH_BYTES:
+            parameters.hostnames = [address]
+        return parameters
+
+
+class _Generation:
+    """One reply while it grows, in the worker thread."""
+
+    def __init__(self, body: dict[str, Any], emit: Emit, stop: threading.Event, id_prefix: str) -> None:
+        self._body = body
+        self._stop = stop
+        self._id_prefix = id_prefix
+        self._builder = ReplyBuilder(emit)
+        self._stop_type: object = None
+        self._refusal: dict[str, Any] | None = None
+        self._failure: BaseException | None = None
+
+    def run(self, server: _Server, model: str) -> ModelReply:
+        """Generate, and return the reply as far as it came.
+
+        Raises:
+            ModelError: there is none.
+        """
+        if self._stop.is_set():
+            return ModelReply(finish="cancelled", model=model)
+        try:
+            server.handle_chat_completions(self._body, self._hear)
+        except (TypeError, ValueError, RuntimeError, RecursionError) as error:
+            raise ModelError(f"llama.cpp cannot take the request: {error}", retryable=False) from error
+        if self._failure is not None:
+            raise self._failure
+        if self._refusal is not None:
+            raise _refused(self._refusal, model)
+        if self._stop.is_set() and not self._builder.finished:
+            return ModelReply(finish="cancelled", model=model)
+        return self._finished(self._builder.reply().model_copy(update={"model": model}))
+
+    def _hear(self, chunk: dict[str, Any]) -> bool:
+        """Take in a chunk; True ends the generation. llama.cpp drops what is raised here, so it is kept for `run`."""
+        if self._stop.is_set():
+            return True
+        try:
+            self._take(chunk)
+        except BaseException as error:
+            self._failure = error
+        return self._failure is not None or self._refusal is not None
+
+    def _take(self, chunk: dict[str, Any]) -> None:
+        refusal = chunk.get("error")
+        if isinstance(refusal, dict):
+            self._refusal = cast(dict[str, Any], refusal)
+            return
+        verbose = chunk.get("__verbose")
+        if isinstance(verbose, dict):
+            self._stop_type = cast(dict[str, Any], verbose).get("stop_type")
+        for choice in chunk.get("choices", ()):
+            for call in choice.get("delta", {}).get("tool_calls", ()):
+                if "id" in call:
+                    call["id"] = f"{self._id_prefix}_{call['index']}"
+        self._builder.add(chunk)
+
+    def _finished(self, reply: ModelReply) -> ModelReply:
+        used = reply.usage.output_tokens if reply.usage else 0
+        limit = self._body["max_tokens"]
+        if reply.finish == "length" and isinstance(limit, int) and 0 <= used < limit:
+            return reply.model_copy(update={"finish": "context_full"})
+        if reply.finish == "stop" and self._stop_type == "word":
+            return reply.model_copy(update={"finish": "stop_sequence"})
+        return reply
+
+
+def _refused(refusal: dict[str, Any], model: str) -> ModelError:
+    status = refusal.get("code")
+    if refusal.get("type") == "exceed_context_size_error":
+        return ModelError(
+            f"the conversation takes {refusal.get('n_prompt_tokens')} tokens and the window of {model} holds "
+            f"{refusal.get('n_ctx')}: shorten the conversation, or give a larger n_ctx if the model knows one",
+            retryable=False,
+        )
+    retryable = isinstance(status, int) and status >= 500
+    return ModelError(f"llama.cpp refused the request: {refusal.get('message')}", retryable=retryable)

@@ -1,0 +1,89 @@
+"""A history folded into what it says: the session at its end or at any record, and the prompts that led there.
+
+May import core and the codec. Must never perform anything.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from ..core.events import ContextPrepared, PromptReceived
+from ..core.record import TransitionRecord
+from ..core.session import Session
+from ..core.step import advance
+from ..core.values import Message, Prompt
+from ..errors import JournalCorrupt, ReplayError
+from ..journal.codec import Chain
+
+
+def fold(records: Iterable[TransitionRecord]) -> Session:
+    """Return the session that a history leads to.
+
+    Args:
+        records: the whole history of one session, from sequence 1.
+
+    Raises:
+        ReplayError: the history is empty, or a record does not follow from those before it.
+    """
+    last = deque(_snapshots(records), maxlen=1)
+    if not last:
+        raise ReplayError("an empty history cannot be folded: give the records of one session, from sequence 1")
+    return last[0]
+
+
+def state_at(records: Iterable[TransitionRecord], seq: int) -> Session:
+    """Return the session as it was right after record `seq`.
+
+    Args:
+        records: the history of one session, from sequence 1; what follows `seq` is not looked at.
+        seq: a sequence number of the history, from 1.
+
+    Raises:
+        ReplayError: the history has no such record, or does not hold up to it.
+    """
+    last = 0
+    if seq >= 1:
+        for session in _snapshots(records):
+            if session.seq == seq:
+                return session
+            last = session.seq
+    raise ReplayError(f"no record {seq} in this history: " + (f"it ends at {last}" if last else "records count from 1"))
+
+
+def prompts(records: Iterable[TransitionRecord]) -> list[Prompt]:
+    """Return what to ask, in order, to run a history again: one prompt a turn.
+
+    A prompt holds the messages that opened its turn, system messages included, and those that context providers added
+    to it, so a re-run needs neither a system text of its own nor the providers.
+
+    Args:
+        records: the history of one session; it is not verified.
+    """
+    asked: list[Prompt] = []
+    for record in records:
+        event = record.event
+        if isinstance(event, PromptReceived):
+            asked.append(_prompt(event))
+        elif isinstance(event, ContextPrepared) and event.messages and asked:
+            added: tuple[Message, ...] = (*asked[-1].messages, *event.messages)
+            asked[-1] = asked[-1].model_copy(update={"messages": added})
+    return asked
+
+
+def _prompt(event: PromptReceived) -> Prompt:
+    return Prompt(messages=event.messages, calls=event.direct_calls, priority=event.priority, metadata=event.metadata)
+
+
+def _snapshots(records: Iterable[TransitionRecord]) -> Iterator[Session]:
+    session: Session | None = None
+    chain: Chain | None = None
+    for record in records:
+        if session is None or chain is None:
+            session, chain = Session(record.session), Chain(record.session)
+        try:
+            chain.check(record)
+        except JournalCorrupt as error:
+            raise ReplayError(f"{session.id}:{record.seq}: {error.reason}") from error
+        session = advance(session, record)
+        yield session

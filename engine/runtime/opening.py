@@ -1,0 +1,65 @@
+"""What hosts hand over when they open a session or a turn, checked before anything of it is recorded.
+
+May import core, pydantic, ports and its neighbours. Must never do I/O.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from pydantic import ValidationError
+
+from ..core.events import SessionOpened
+from ..core.session import Session
+from ..core.values import JsonObject, Prompt
+from ..errors import EncodingError, UsageError
+from ..journal.codec import canonical
+from ..tools.encode import complaint
+from .parts import Parts
+
+
+class Who(TypedDict, total=False):
+    """Whose session it is, in the host's own words: recorded with the session and handed to its tools."""
+
+    external_id: str | None
+    user: str | None
+    workspace: str | None
+    parent: str | None
+    metadata: JsonObject
+
+
+def as_prompt(given: str | Prompt) -> Prompt:
+    """Return what opens a turn.
+
+    Raises:
+        UsageError: it is neither a text nor a `Prompt`.
+    """
+    if isinstance(given, Prompt):
+        return given
+    if not isinstance(given, str):
+        raise UsageError(f"a prompt is a str or a Prompt, not {type(given).__name__}: ask(Prompt(text=…, calls=[…]))")
+    return Prompt(text=given)
+
+
+def opening_event(session: Session, parts: Parts, who: Who) -> SessionOpened | None:
+    """Return the event that records whose session it is and by which settings it goes on, where something of it is new.
+
+    Args:
+        session: the snapshot that was rebuilt.
+        parts: what its engine is made of.
+        who: what the host says; what is not given stays as it was recorded.
+
+    Raises:
+        UsageError: the journal could not hold it.
+    """
+    known = session.opened
+    given = {name: value for name, value in who.items() if value is not None}
+    settings = parts.limits.settings(parts.settings.on_unknown)
+    try:
+        # Validated, not copied: what the journal could not be read with later is refused here.
+        event = SessionOpened.model_validate({**dict(known), **given, "settings": settings})
+        canonical(event)
+    except (ValidationError, EncodingError) as error:
+        reason = complaint(error) if isinstance(error, ValidationError) else str(error)
+        raise UsageError(f"session {session.id!r} cannot be opened with this: {reason}; nothing was recorded") from None
+    return event if session.seq == 0 or event != known else None

@@ -1,0 +1,255 @@
+"""Representative sessions of every state, each reached by real steps, and the events to try on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
+
+from engine.core.events import (
+    ContextPrepared,
+    Faulted,
+    KnownEvent,
+    ModelReplied,
+    ProbeResult,
+    PromptReceived,
+    Recovered,
+    RecoveryFailed,
+    RecoveryNeedsUser,
+    Resumed,
+    SessionOpened,
+    ShutdownRequested,
+    ToolFinished,
+    ToolStarted,
+    TurnCancelled,
+    UserAnswered,
+)
+from engine.core.session import Session
+from engine.core.values import (
+    Fault,
+    FaultKind,
+    Message,
+    ModelReply,
+    PlannedCall,
+    SessionSettings,
+    ToolCall,
+    ToolStatus,
+    Usage,
+)
+from engine.testing.recording import Recording
+from engine.testing.strategies import open_calls
+
+RUN: dict[str, Any] = {"decision": "run"}
+READ: dict[str, Any] = {"decision": "run", "effect": "read"}
+ASK: dict[str, Any] = {"decision": "ask"}
+REFUSE: dict[str, Any] = {"decision": "refuse", "refusal": "not allowed", "status": ToolStatus.DENIED}
+MALFORMED: dict[str, Any] = {"decision": "refuse", "refusal": "n: not a number", "malformed": True}
+
+CONTEXT = ContextPrepared()
+STOP = ShutdownRequested(reason="deploy")
+BACK = Resumed()
+TERMINAL = [status for status in ToolStatus if status.terminal]
+
+
+def opened(**changes: Any) -> SessionOpened:
+    return SessionOpened(settings=SessionSettings(**changes))
+
+
+def prompt(text: str = "hello") -> PromptReceived:
+    return PromptReceived(messages=(Message(role="user", text=text),))
+
+
+def calls_of(plans: Sequence[dict[str, Any]]) -> tuple[list[ToolCall], tuple[PlannedCall, ...]]:
+    """Return calls c1, c2, … of the tool `pay`, one a plan."""
+    made = [ToolCall(id=f"c{i}", name="pay", arguments={"n": i}) for i in range(1, len(plans) + 1)]
+    return made, tuple(PlannedCall(call_id=f"c{i}", **plan) for i, plan in enumerate(plans, 1))
+
+
+def direct(*plans: dict[str, Any]) -> PromptReceived:
+    made, decided = calls_of(plans)
+    return PromptReceived(messages=(Message(role="user", text="run"),), direct_calls=tuple(made), plans=decided)
+
+
+def reply(*plans: dict[str, Any], text: str | None = None, finish: Any = "tool_calls") -> ModelReplied:
+    made, decided = calls_of(plans)
+    return ModelReplied(reply=ModelReply(text=text, tool_calls=made, finish=finish), plans=decided)
+
+
+def says(text: str = "done", finish: Any = "stop") -> ModelReplied:
+    return ModelReplied(reply=ModelReply(text=text, finish=finish, usage=Usage(input_tokens=3, output_tokens=1)))
+
+
+def started(number: int) -> ToolStarted:
+    return ToolStarted(call_id=f"c{number}")
+
+
+def ended(number: int, status: ToolStatus = ToolStatus.COMPLETED) -> ToolFinished:
+    return ToolFinished(call_id=f"c{number}", status=status, content=f"result {number}", duration_s=0.5)
+
+
+def fault(kind: FaultKind, retryable: bool = False, retry_after_s: float | None = None) -> Faulted:
+    text = kind.replace("_", " ")
+    return Faulted(fault=Fault(kind=kind, message=text, retryable=retryable, retry_after_s=retry_after_s))
+
+
+def probed(number: int, happened: bool) -> ProbeResult:
+    return ProbeResult(call_id=f"c{number}", happened=happened, content="found it" if happened else "")
+
+
+ASKED: list[KnownEvent] = [opened(), prompt(), CONTEXT]
+"""A session whose model is generating."""
+
+IN_DOUBT: list[KnownEvent] = [*ASKED, reply(RUN, RUN), started(1), started(2), BACK]
+"""Two writes had started when the process died."""
+
+SESSIONS: dict[str, list[KnownEvent]] = {
+    "fresh": [],
+    "idle": [opened()],
+    "idle after a turn": [*ASKED, says()],
+    "idle after a failure": [*ASKED, fault("execution_limit"), RecoveryFailed()],
+    "processing": [opened(), prompt()],
+    "processing, direct calls": [opened(), direct(RUN, ASK, REFUSE)],
+    "processing, a direct call to ask about": [opened(), direct(ASK, REFUSE)],
+    "processing, a direct call refused": [opened(), direct(REFUSE)],
+    "processing, second round": [*ASKED, reply(RUN), ended(1)],
+    "generating": ASKED,
+    "generating, last round": [opened(max_tool_rounds=1), prompt(), CONTEXT, reply(RUN), ended(1), CONTEXT],
+    "generating, after malformed arguments": [opened(max_parse_retries=1), prompt(), CONTEXT, reply(MALFORMED), CONTEXT],
+    "generating, continuations used": [opened(max_continuations=1), prompt(), CONTEXT, says("a", "length"), CONTEXT],
+    "generating, retries used": [
+        opened(max_model_retries=1), prompt(), CONTEXT, fault("rate_limit", retryable=True), Recovered(),
+    ],
+    "tools, one": [*ASKED, reply(RUN)],
+    "tools, one started": [*ASKED, reply(RUN), started(1)],
+    "tools, two": [*ASKED, reply(RUN, RUN)],
+    "tools, two started": [*ASKED, reply(RUN, RUN), started(1), started(2)],
+    "tools, one of two done": [*ASKED, reply(RUN, RUN), ended(1)],
+    "tools, a sibling timed out": [*ASKED, reply(RUN, RUN), ended(1, ToolStatus.TIMED_OUT)],
+    "tools, a sibling out of memory": [*ASKED, reply(RUN, RUN), ended(1, ToolStatus.MEMORY_EXCEEDED)],
+    "tools, one asks": [*ASKED, reply(RUN, ASK)],
+    "tools, started, one asks": [*ASKED, reply(RUN, ASK), started(1)],
+    "tools, two ask": [*ASKED, reply(RUN, ASK, ASK)],
+    "tools, a read started": [*ASKED, reply(READ), started(1)],
+    "tools, approved": [*ASKED, reply(ASK, REFUSE), UserAnswered(request_id="s:4:0:approval", approve=True)],
+    "waiting for an approval": [*ASKED, reply(ASK)],
+    "waiting for two approvals": [*ASKED, reply(ASK, ASK)],
+    "waiting, a sibling timed out": [*ASKED, reply(RUN, ASK), ended(1, ToolStatus.TIMED_OUT)],
+    "waiting for an outcome": [*ASKED, reply(RUN), started(1), BACK, RecoveryNeedsUser()],
+    "waiting for two outcomes": [*IN_DOUBT, RecoveryNeedsUser()],
+    "error, to wait": [*ASKED, fault("rate_limit", retryable=True)],
+    "error, to tell the model": [*ASKED, reply(RUN), ended(1, ToolStatus.TIMED_OUT)],
+    "error, to ask": IN_DOUBT,
+    "error, to give up": [*ASKED, fault("host_failure")],
+    "error, to give up while tools ran": [*ASKED, reply(RUN, ASK), started(1), fault("execution_limit")],
+    "error, unknown told to the model": [
+        opened(on_unknown="tell_model"), prompt(), CONTEXT, reply(RUN), started(1), BACK,
+    ],
+}  # fmt: skip
+"""Name → the events that lead there."""
+
+SESSIONS |= {
+    f"shut down: {name}": [*events, STOP] for name, events in SESSIONS.items() if events and "idle after" not in name
+}
+
+
+def session(name: str) -> Session:
+    """Return a named session; fresh objects every time."""
+    return Recording().play(SESSIONS[name]).session
+
+
+def _openings(_: Session) -> Iterator[KnownEvent]:
+    yield opened(max_tool_rounds=7)
+
+
+def _prompts(_: Session) -> Iterator[KnownEvent]:
+    yield prompt()
+    yield direct(RUN)
+    yield direct(ASK)
+    yield direct(REFUSE)
+    yield direct(RUN).model_copy(update={"plans": ()})
+
+
+def _contexts(_: Session) -> Iterator[KnownEvent]:
+    yield CONTEXT
+    yield ContextPrepared(messages=(Message(role="system", text="the weather is fine"),))
+
+
+def _replies(_: Session) -> Iterator[KnownEvent]:
+    yield says()
+    yield says("cut", "length")
+    yield reply(RUN)
+    yield reply(READ, ASK)
+    yield reply(ASK)
+    yield reply(REFUSE)
+    yield reply(MALFORMED)
+    yield reply(MALFORMED, RUN)
+    twice = ToolCall(id="c1", name="pay")
+    plan = PlannedCall(call_id="c1")
+    yield ModelReplied(reply=ModelReply(tool_calls=[twice, twice]), plans=(plan, plan))
+    yield ModelReplied(reply=ModelReply(tool_calls=[twice]), plans=(PlannedCall(call_id="c2"),))
+
+
+def _starts(now: Session) -> Iterator[KnownEvent]:
+    for call in open_calls(now):
+        yield ToolStarted(call_id=call.call.id)
+    yield ToolStarted(call_id="nobody")
+
+
+def _ends(now: Session) -> Iterator[KnownEvent]:
+    for call in open_calls(now):
+        for status in TERMINAL:
+            yield ToolFinished(call_id=call.call.id, status=status, content="x")
+        yield ToolFinished(call_id=call.call.id, status=ToolStatus.RUNNING)
+    yield ToolFinished(call_id="nobody")
+
+
+def _answers(now: Session) -> Iterator[KnownEvent]:
+    for request in now.pending:
+        yield UserAnswered(request_id=request.id, approve=True)
+        yield UserAnswered(request_id=request.id, approve=False)
+        yield UserAnswered(request_id=request.id, approve=False, text="too dear")
+    yield UserAnswered(request_id="nobody", approve=True)
+
+
+def _faults(_: Session) -> Iterator[KnownEvent]:
+    for kind in get_args(FaultKind):
+        yield fault(kind)
+        yield fault(kind, retryable=True)
+
+
+def _resumptions(now: Session) -> Iterator[KnownEvent]:
+    yield BACK
+    calls = [call.call.id for call in open_calls(now)]
+    for happened in (True, False):
+        if calls:
+            yield Resumed(probes=tuple(ProbeResult(call_id=name, happened=happened) for name in calls))
+    if len(calls) > 1:
+        yield Resumed(probes=(ProbeResult(call_id=calls[0], happened=True),))
+
+
+def _plain(event: KnownEvent) -> Any:
+    return lambda _: iter((event,))
+
+
+VARIANTS: dict[str, Any] = {
+    "session_opened": _openings,
+    "prompt_received": _prompts,
+    "context_prepared": _contexts,
+    "model_replied": _replies,
+    "tool_started": _starts,
+    "tool_finished": _ends,
+    "user_answered": _answers,
+    "faulted": _faults,
+    "recovered": _plain(Recovered()),
+    "recovery_needs_user": _plain(RecoveryNeedsUser()),
+    "recovery_failed": _plain(RecoveryFailed()),
+    "turn_cancelled": _plain(TurnCancelled(reason="enough")),
+    "resumed": _resumptions,
+    "shutdown_requested": _plain(STOP),
+}
+"""Kind → what to try of it on a session: events that make each guard true and false, and such as refer to nothing."""
+
+
+def attempts(now: Session) -> Iterator[KnownEvent]:
+    """Return the events of every kind to try on a session."""
+    for variants in VARIANTS.values():
+        yield from variants(now)

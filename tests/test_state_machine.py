@@ -1,0 +1,209 @@
+"""Random lives of one session: every legal event, illegal ones, crashes, shutdowns; what must hold after each step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from engine.core.effects import KnownEffect, RunTool
+from engine.core.events import (
+    KnownEvent,
+    Recovered,
+    RecoveryFailed,
+    RecoveryNeedsUser,
+    Resumed,
+    ToolFinished,
+    ToolStarted,
+    UserAnswered,
+)
+from engine.core.session import CallState, Session
+from engine.core.step import advance, legal, step
+from engine.core.values import Outcome, State
+from engine.errors import IllegalTransition, InvalidEvent
+from engine.journal.codec import Chain
+from engine.testing.checks import check_session
+from engine.testing.recording import Recording
+from engine.testing.strategies import events, fitting, open_calls, replies
+
+
+def in_state(state: State) -> Callable[[SessionMachine], bool]:
+    return lambda machine: machine.session.state is state
+
+
+def is_new(call: CallState) -> bool:
+    return call.runs and not call.started
+
+
+class SessionMachine(RuleBasedStateMachine):
+    """One session with a journal. `ended` and `doubtful` are keys of calls that must not be run again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recording = Recording()
+        self.links = Chain("s")
+        self.folded = Session("s")
+        self.ended: set[str] = set()
+        self.doubtful: set[str] = set()
+
+    @property
+    def session(self) -> Session:
+        return self.recording.session
+
+    @property
+    def in_batch(self) -> bool:
+        return self.session.state in (State.EXECUTING_TOOLS, State.WAITING_FOR_USER)
+
+    def take(self, event: KnownEvent) -> None:
+        """Step, and hold the effects against what is known about the calls."""
+        before = self.session
+        effects = self.recording.add(event)
+        self.note(event, before)
+        self.check_runs(effects)
+        record = self.links.decode(self.recording.records[-1].line)
+        self.folded = advance(self.folded, record)
+
+    def note(self, event: KnownEvent, before: Session) -> None:
+        calls = {call.call.id: call for call in open_calls(before)}
+        if isinstance(event, ToolStarted) and calls[event.call_id].plan.effect == "write":
+            self.doubtful.add(calls[event.call_id].key)
+        elif isinstance(event, ToolFinished):
+            self.doubtful.discard(calls[event.call_id].key)
+            self.ended.add(calls[event.call_id].key)
+        elif isinstance(event, UserAnswered):
+            request = next(request for request in before.pending if request.id == event.request_id)
+            if request.kind == "outcome" and not event.approve:
+                self.doubtful.discard(calls[request.call_id].key)
+                self.ended.discard(calls[request.call_id].key)
+        elif isinstance(event, Resumed):
+            absent = {probe.call_id for probe in event.probes if not probe.happened}
+            self.doubtful -= {calls[call_id].key for call_id in absent}
+
+    def check_runs(self, effects: tuple[KnownEffect, ...]) -> None:
+        keys = [effect.key for effect in effects if isinstance(effect, RunTool)]
+        assert len(set(keys)) == len(keys), "a call is to run twice at once"
+        assert not self.ended & set(keys), "a finished call is to run again"
+        assert not self.doubtful & set(keys), "a started write is to run again without an answer"
+
+    @initialize(event=events("session_opened"))
+    def open(self, event: KnownEvent) -> None:
+        self.take(event)
+
+    def draw(self, data: st.DataObject, kind: str) -> None:
+        """Take an event of a kind that fits."""
+        self.take(data.draw(fitting(self.session, kind), kind))
+
+    @precondition(in_state(State.IDLE))
+    @rule(event=events("prompt_received"))
+    def ask(self, event: KnownEvent) -> None:
+        self.take(event)
+
+    @precondition(in_state(State.PROCESSING))
+    @rule(event=events("context_prepared"))
+    def prepare(self, event: KnownEvent) -> None:
+        self.take(event)
+
+    @precondition(in_state(State.GENERATING_RESPONSE))
+    @rule(event=replies(min_calls=1))
+    def reply_with_calls(self, event: KnownEvent) -> None:
+        self.take(event)
+
+    @precondition(in_state(State.GENERATING_RESPONSE))
+    @rule(event=replies(max_calls=0))
+    def reply_with_text(self, event: KnownEvent) -> None:
+        self.take(event)
+
+    @precondition(lambda self: self.in_batch and any(is_new(call) for call in open_calls(self.session)))
+    @rule(data=st.data())
+    def start(self, data: st.DataObject) -> None:
+        self.draw(data, "tool_started")
+
+    @precondition(in_state(State.EXECUTING_TOOLS))
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        self.draw(data, "tool_finished")
+
+    @precondition(lambda self: self.in_batch and self.session.pending)
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        self.draw(data, "user_answered")
+
+    @precondition(in_state(State.ERROR))
+    @rule()
+    def recover(self) -> None:
+        """Do what the plan says."""
+        plan = self.session.turn.plan if self.session.turn is not None else None
+        assert plan is not None
+        self.take({"resume": Recovered(), "ask": RecoveryNeedsUser(), "give_up": RecoveryFailed()}[plan.action])
+
+    @precondition(lambda self: "faulted" in legal(self.session.state))
+    @rule(event=events("faulted"))
+    def fail(self, event: KnownEvent) -> None:
+        self.take(event)
+
+    @precondition(lambda self: "turn_cancelled" in legal(self.session.state))
+    @rule(event=events("turn_cancelled"))
+    def cancel(self, event: KnownEvent) -> None:
+        self.take(event)
+
+    @precondition(lambda self: "shutdown_requested" in legal(self.session.state))
+    @rule(event=events("shutdown_requested"))
+    def shut_down(self, event: KnownEvent) -> None:
+        self.take(event)
+
+    @precondition(lambda self: "session_opened" in legal(self.session.state))
+    @rule(event=events("session_opened"))
+    def change_settings(self, event: KnownEvent) -> None:
+        self.take(event)
+
+    @rule(data=st.data())
+    def crash(self, data: st.DataObject) -> None:
+        """Lose everything but the journal; come back, and say so where a turn was open."""
+        records = self.recording.records
+        self.links, self.folded = Chain("s"), Session("s")
+        for record in records:
+            self.folded = advance(self.folded, self.links.decode(record.line))
+        self.recording.session = self.folded
+        if "resumed" in legal(self.session.state):
+            self.draw(data, "resumed")
+
+    @rule(event=events())
+    def send_anything(self, event: KnownEvent) -> None:
+        """What does not fit is refused, and nothing changes; it is not recorded either way."""
+        before = self.session
+        try:
+            step(before, event)
+        except IllegalTransition as error:
+            assert error.legal == legal(before.state)
+            assert event.kind not in error.legal
+        except InvalidEvent:
+            assert event.kind in legal(before.state)
+        assert before == self.folded
+
+    @invariant()
+    def replay_equals_live(self) -> None:
+        assert self.folded == self.session
+        assert [record.seq for record in self.recording.records] == list(range(1, self.session.seq + 1))
+
+    @invariant()
+    def is_sound(self) -> None:
+        if self.session.seq:
+            check_session(self.session)
+
+    @invariant()
+    def keeps_every_message(self) -> None:
+        """Nothing leaves a conversation again: the calls of an ended turn are all in it."""
+        last = self.session.last_turn
+        if last is None:
+            return
+        assert last.outcome in (Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLED)
+        assert last.batch is None, "a turn ended with an open batch"
+        told = [message.tool_call_id for message in self.session.transcript if message.role == "tool"]
+        for call in last.calls:
+            assert call.status.terminal
+            assert call.call.id in told
+
+
+TestSessionMachine = SessionMachine.TestCase
+TestSessionMachine.settings = settings(max_examples=50, stateful_step_count=40, report_multiple_bugs=False)
