@@ -19,14 +19,15 @@ from .core.events import ShutdownRequested, TurnCancelled, UserAnswered
 from .core.limits import Limits
 from .core.record import TransitionRecord
 from .core.values import Message, Prompt, Request, State, Usage, check_id
-from .errors import EngineClosed, EngineError, InvalidEvent, UnknownSession, UsageError
+from .errors import EngineClosed, EngineError, InvalidEvent
 from .journal import MemoryJournal
-from .journal.codec import Chain
 from .log import logger
 from .ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy, Tool
+from .replay.reading import read_history
 from .replay.turns import ConversationTurn
 from .runtime.broadcast import Broadcast
 from .runtime.clock import SystemClock
+from .runtime.crew import Crew
 from .runtime.driver import Driver
 from .runtime.ledger import Ledger
 from .runtime.opening import Who, as_prompt, opening_event
@@ -34,8 +35,6 @@ from .runtime.parts import EngineSettings, Parts, TurnResult
 from .runtime.stream import TurnStream
 from .tools.encode import complaint
 from .tools.registry import Toolbox
-
-_PAGE = 512
 
 
 class Extras(TypedDict, total=False):
@@ -95,6 +94,7 @@ class Engine:
         if self._group is not None:
             raise EngineClosed("this engine is already open; make another one for another `async with`")
         self._group = await anyio.create_task_group().__aenter__()
+        self._crew = Crew(self._group)
         self._ending = False
         return self
 
@@ -107,7 +107,7 @@ class Engine:
         finally:
             self._group = None
             group.cancel_scope.cancel()
-            # The group is not told of the error: it would wrap it, and hosts catch JournalUnavailable, not a group of it.
+            # The group is not told of the error: it would wrap it, and hosts catch JournalUnavailable, not a group.
             await group.__aexit__(None, None, None)
 
     @property
@@ -160,7 +160,7 @@ class Engine:
             broadcast = Broadcast(name, self._parts.observers)
             ledger = Ledger(name, self._parts, writer, broadcast)
             await ledger.load()
-            session = Session(self, Driver(self._parts, ledger, broadcast))
+            session = Session(self, Driver(self._parts, ledger, broadcast, self._crew))
             await ledger.commit_opening(opening_event(ledger.session, self._parts, who))
             return session
         except BaseException:
@@ -347,7 +347,8 @@ class Session:
         await self._driver.stop(TurnCancelled(reason=reason))
 
     async def result(self) -> TurnResult:
-        """Wait until the session rests and return its newest turn's result. Goes on with a turn that a failure stopped."""
+        """Wait until the session rests and return its newest turn's result. Goes on with a turn that a failure stopped.
+        """
         if self.state not in (State.IDLE, State.WAITING_FOR_USER) or self._driver.ledger.shaken:
             return await self._driver.resume()
         await self._driver.rest()
@@ -360,37 +361,13 @@ class Session:
 
     async def close(self) -> None:
         """Release the session; an open turn is interrupted in order. Idempotent."""
-        # First of all: a prompt that waits for its turn must not begin one between the end of this turn and the release.
+        # First of all: a prompt that waits must not begin its turn between the end of this one and the release.
         self._driver.refuse_prompts()
         try:
             await self._driver.stop(ShutdownRequested(reason="closed"))
         finally:
             self._engine._forget(self)
             await self._driver.close()
-
-
-async def read_history(journal: Journal, session_id: str, after: int = 0) -> AsyncIterator[TransitionRecord]:
-    """Iterate over a session's records, their hashes and order checked.
-
-    Raises:
-        UnknownSession: the journal holds no such session.
-        JournalCorrupt: a record is damaged or does not follow from the one before.
-    """
-    check_id(session_id)
-    if after < 0:
-        raise UsageError(f"history(after={after}): sequence numbers count from 1, so `after` counts from 0")
-    if not await journal.read(session_id, 0, 1):
-        raise UnknownSession(session_id)
-    chain: Chain | None = None
-    seq = max(0, after - 1)
-    while page := await journal.read(session_id, seq, _PAGE):
-        for line in page:
-            if chain is None:
-                chain = Chain.at(line.text, session_id, line.offset)
-            record = chain.decode(line.text, line.offset)
-            seq = record.seq
-            if seq > after:
-                yield record
 
 
 async def _nothing_to_close() -> None:

@@ -23,7 +23,7 @@ from .core.values import Message, Prompt, Request, State, Usage
 from .errors import EngineClosed
 from .ports import Journal, Model, Tool
 from .runtime.parts import TurnResult
-from .runtime.stream import Item
+from .runtime.stream import Item, TurnStream
 
 T = TypeVar("T")
 
@@ -151,7 +151,12 @@ class BlockingSession:
 
         Closing the iterator early cancels the turn.
         """
-        with self._portal.wrap_async_context_manager(self._session.stream(prompt)) as items:
+
+        async def started() -> TurnStream:
+            # Made in the loop that it belongs to.
+            return self._session.stream(prompt)
+
+        with self._portal.wrap_async_context_manager(_call(self._portal, started)) as items:
             yield from _iterate(self._portal, items)
 
     def answer(self, request_id: str, *, approve: bool, text: str | None = None, by: str | None = None) -> TurnResult:

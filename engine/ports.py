@@ -157,7 +157,7 @@ class Tool(Protocol):
 
 
 @runtime_checkable
-class Probing(Protocol):
+class Probing(Tool, Protocol):
     """A tool that may be able to find out whether a write whose end was not seen took place."""
 
     @property

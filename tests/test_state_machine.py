@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from engine.core.effects import KnownEffect, RunTool
 from engine.core.events import (
     KnownEvent,
+    ModelReplied,
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
@@ -106,12 +107,12 @@ class SessionMachine(RuleBasedStateMachine):
 
     @precondition(in_state(State.GENERATING_RESPONSE))
     @rule(event=replies(min_calls=1))
-    def reply_with_calls(self, event: KnownEvent) -> None:
+    def reply_with_calls(self, event: ModelReplied) -> None:
         self.take(event)
 
     @precondition(in_state(State.GENERATING_RESPONSE))
     @rule(event=replies(max_calls=0))
-    def reply_with_text(self, event: KnownEvent) -> None:
+    def reply_with_text(self, event: ModelReplied) -> None:
         self.take(event)
 
     @precondition(lambda self: self.in_batch and any(is_new(call) for call in open_calls(self.session)))
@@ -135,7 +136,12 @@ class SessionMachine(RuleBasedStateMachine):
         """Do what the plan says."""
         plan = self.session.turn.plan if self.session.turn is not None else None
         assert plan is not None
-        self.take({"resume": Recovered(), "ask": RecoveryNeedsUser(), "give_up": RecoveryFailed()}[plan.action])
+        carried_out: dict[str, KnownEvent] = {
+            "resume": Recovered(),
+            "ask": RecoveryNeedsUser(),
+            "give_up": RecoveryFailed(),
+        }
+        self.take(carried_out[plan.action])
 
     @precondition(lambda self: "faulted" in legal(self.session.state))
     @rule(event=events("faulted"))
@@ -172,13 +178,14 @@ class SessionMachine(RuleBasedStateMachine):
     def send_anything(self, event: KnownEvent) -> None:
         """What does not fit is refused, and nothing changes; it is not recorded either way."""
         before = self.session
+        refusal: IllegalTransition | InvalidEvent | None = None
         try:
             step(before, event)
-        except IllegalTransition as error:
-            assert error.legal == legal(before.state)
-            assert event.kind not in error.legal
-        except InvalidEvent:
-            assert event.kind in legal(before.state)
+        except (IllegalTransition, InvalidEvent) as error:
+            refusal = error
+        assert isinstance(refusal, IllegalTransition) == (event.kind not in legal(before.state))
+        if isinstance(refusal, IllegalTransition):
+            assert refusal.legal == legal(before.state)
         assert before == self.folded
 
     @invariant()

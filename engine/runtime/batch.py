@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ..core.effects import AskUser, KnownEffect, RunTool
 from ..core.events import KnownEvent, ToolFinished, ToolStarted, UserAnswered
@@ -22,9 +23,10 @@ from ..core.values import Request, State
 from ..errors import InvalidEvent
 from ..log import logger
 from .broadcast import Broadcast
+from .crew import Crew
 from .ledger import Ledger
 from .parts import Parts
-from .performers import conflict_free, run_tool
+from .performers import Tooling, conflict_free, run_tool
 
 
 class Ack:
@@ -123,18 +125,28 @@ class Places:
             self._on_free()
 
 
+class Desk(NamedTuple):
+    """What the batches of one session share."""
+
+    mail: Mailbox
+    places: Places
+    crew: Crew
+
+
 class BatchRunner:
     """Carries the session from EXECUTING_TOOLS (or a question to an approver) to wherever the batch leads."""
 
-    def __init__(self, parts: Parts, ledger: Ledger, mail: Mailbox, places: Places, broadcast: Broadcast) -> None:
+    def __init__(self, parts: Parts, ledger: Ledger, desk: Desk, broadcast: Broadcast) -> None:
         self._parts = parts
         self._ledger = ledger
-        self._mail = mail
-        self._places = places
+        self._mail = desk.mail
+        self._places = desk.places
+        self._crew = desk.crew
         self._broadcast = broadcast
         self._waiting: list[CallState] = []
         self._running: dict[str, CallState] = {}
-        self._asking = 0
+        self._scopes: dict[str, anyio.CancelScope] = {}
+        self._left: anyio.Event | None = None
 
     async def run(self, effects: Sequence[KnownEffect]) -> list[KnownEffect]:
         """Run the batch until it settles, or until only a person can move it on.
@@ -145,32 +157,32 @@ class BatchRunner:
         self._accept(effects)
         if self._is_single():
             return await self._run_alone(self._waiting.pop())
-        asked: list[KnownEffect] = []
-        failure: Exception | None = None
-        async with anyio.create_task_group() as group:
-            try:
-                asked = await self._host(group, effects)
-            except Exception as error:
-                # Raised after the group has ended, as itself: a caller waits for JournalUnavailable, not for a group.
-                failure = error
-            if self._running or self._asking:
-                group.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        return asked
+        try:
+            return await self._host(effects)
+        finally:
+            if self._scopes:
+                await self._leave()
 
-    async def _host(self, group: TaskGroup, effects: Sequence[KnownEffect]) -> list[KnownEffect]:
-        self._ask(group, effects)
+    async def _host(self, effects: Sequence[KnownEffect]) -> list[KnownEffect]:
+        self._ask(effects)
         while True:
-            await self._start(group)
-            if not self._running and not self._waiting and not self._asking and not self._mail:
+            await self._start()
+            if not self._scopes and not self._waiting and not self._mail:
                 return []
             await self._mail.wait()
             asked = await self._commit_mail()
             if self._ledger.session.state not in (State.EXECUTING_TOOLS, State.WAITING_FOR_USER):
                 return asked
             self._accept(asked)
-            self._ask(group, asked)
+            self._ask(asked)
+
+    async def _leave(self) -> None:
+        """Cancel what still runs and wait until it has ended."""
+        self._left = anyio.Event()
+        for scope in self._scopes.values():
+            scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._left.wait()
 
     def _accept(self, effects: Sequence[KnownEffect]) -> None:
         calls = {call.call.id: call for call in self._open_calls()}
@@ -192,52 +204,69 @@ class BatchRunner:
     async def _run_alone(self, call: CallState) -> list[KnownEffect]:
         if call.plan.effect == "write":
             await self._ledger.commit([ToolStarted(call_id=call.call.id)])
-        return await self._ledger.commit([await self._perform(call, self._places.take())])
+        finished = await self._perform(call, self._places.take(), anyio.CancelScope())
+        return await self._ledger.commit([finished])
 
-    async def _start(self, group: TaskGroup) -> None:
+    async def _start(self) -> None:
         """Start every waiting call that may start; the intents of all writes among them become durable together."""
-        starting = conflict_free(self._waiting, tuple(self._running.values()))[: self._places.free]
-        if not starting:
+        if not self._waiting:
             return
+        starting = conflict_free(self._waiting, tuple(self._running.values()))[: self._places.free]
         intents = [ToolStarted(call_id=call.call.id) for call in starting if call.plan.effect == "write"]
         if intents:
             await self._ledger.commit(intents)
         for call in starting:
             self._waiting.remove(call)
             self._running[call.call.id] = call
-            group.start_soon(self._run, call, self._places.take())
+            self._crew.start(partial(self._run, call, self._places.take(), self._scope(call.call.id)))
 
-    async def _run(self, call: CallState, ticket: str) -> None:
-        self._mail.post(await self._perform(call, ticket))
+    def _scope(self, name: str) -> anyio.CancelScope:
+        scope = self._scopes[name] = anyio.CancelScope()
+        return scope
 
-    async def _perform(self, call: CallState, ticket: str) -> ToolFinished:
+    def _ended(self, name: str) -> None:
+        del self._scopes[name]
+        if self._left is not None and not self._scopes:
+            self._left.set()
+
+    async def _run(self, call: CallState, ticket: str, scope: anyio.CancelScope) -> None:
+        try:
+            finished = await self._perform(call, ticket, scope)
+            if self._left is None or not scope.cancelled_caught:
+                self._mail.post(finished)
+        finally:
+            self._ended(call.call.id)
+
+    async def _perform(self, call: CallState, ticket: str, scope: anyio.CancelScope) -> ToolFinished:
         if self._broadcast.watched:
             self._broadcast.notice(ToolRunning(call.call.id, call.call.name))
         try:
-            return await run_tool(
-                self._parts, self._ledger.session, call, self._broadcast.notice, lambda: self._places.keep(ticket)
-            )
+            return await run_tool(self._tooling(ticket), self._ledger.session, call, scope)
         finally:
             self._places.give_back(ticket)
 
-    def _ask(self, group: TaskGroup, effects: Sequence[KnownEffect]) -> None:
+    def _tooling(self, ticket: str) -> Tooling:
+        return Tooling(self._parts, self._broadcast.notice, lambda: self._places.keep(ticket))
+
+    def _ask(self, effects: Sequence[KnownEffect]) -> None:
         if self._parts.approver is None:
             return
         for effect in effects:
             if isinstance(effect, AskUser):
-                self._asking += 1
-                group.start_soon(self._ask_approver, effect.request)
+                self._crew.start(partial(self._ask_approver, effect.request, self._scope(effect.request.id)))
 
-    async def _ask_approver(self, request: Request) -> None:
+    async def _ask_approver(self, request: Request, scope: anyio.CancelScope) -> None:
         approver = self._parts.approver
         assert approver is not None
         call = next(call.call for call in self._open_calls() if call.call.id == request.call_id)
         answer = None
         try:
-            answer = await approver.answer(request, call)
+            with scope:
+                answer = await approver.answer(request, call)
         except Exception:
             logger.exception("approver failed", session=self._ledger.session.id, request=request.id)
-        self._asking -= 1
+        finally:
+            self._ended(request.id)
         if answer is None:
             self._mail.ring()
         else:

@@ -19,7 +19,6 @@ from ..core.effects import CallModel, KnownEffect, PrepareContext, Recover
 from ..core.events import (
     Faulted,
     KnownEvent,
-    ProbeResult,
     PromptReceived,
     Resumed,
     ShutdownRequested,
@@ -31,13 +30,13 @@ from ..core.session import CallState, Session
 from ..core.values import Fault, Message, Outcome, Prompt, State, ToolStatus
 from ..errors import EngineClosed, InboxFull, InvalidEvent, JournalError, SessionBusy
 from ..log import logger
-from ..ports import Probing
 from ..replay.turns import call_results
-from .batch import Ack, BatchRunner, Mailbox, Places
+from .batch import Ack, BatchRunner, Desk, Mailbox, Places
 from .broadcast import Broadcast
+from .crew import Crew
 from .ledger import Ledger
 from .parts import Parts, TurnResult
-from .performers import call_model, prepare_context, recover, tool_context
+from .performers import call_model, prepare_context, probe_started, recover
 
 _READY = (State.IDLE, State.WAITING_FOR_USER)
 
@@ -61,14 +60,15 @@ class Driver:
         parts: what the engine is made of.
         ledger: the session and its journal, loaded.
         broadcast: where records and notices go.
+        crew: runs tools that run side by side.
     """
 
-    def __init__(self, parts: Parts, ledger: Ledger, broadcast: Broadcast) -> None:
+    def __init__(self, parts: Parts, ledger: Ledger, broadcast: Broadcast, crew: Crew) -> None:
         self.parts = parts
         self.ledger = ledger
         self.broadcast = broadcast
         self._mail = Mailbox()
-        self._places = Places(parts.limits.max_concurrent_tools, self._mail.ring)
+        self._desk = Desk(self._mail, Places(parts.limits.max_concurrent_tools, self._mail.ring), crew)
         self._lock = anyio.Lock(fast_acquire=True)
         self._queued = 0
         self._driving: anyio.Event | None = None
@@ -140,7 +140,8 @@ class Driver:
             return await self._drive(None)
 
     async def stop(self, event: TurnCancelled | ShutdownRequested) -> None:
-        """End the open turn with `event`, wherever it is; return when that is durable. Without an open turn do nothing."""
+        """End the open turn with `event`, wherever it is; return when that is durable. Without an open turn do nothing.
+        """
         if self._driving is not None:
             driving = self._driving
             self._stop = event
@@ -252,7 +253,7 @@ class Driver:
             state = self.session.state
             asks = state is State.WAITING_FOR_USER and self.parts.approver is not None
             if state is State.EXECUTING_TOOLS or asks:
-                runner = BatchRunner(self.parts, self.ledger, self._mail, self._places, self.broadcast)
+                runner = BatchRunner(self.parts, self.ledger, self._desk, self.broadcast)
                 effects = await runner.run(effects)
                 continue
             event = await self._perform(effects[-1])
@@ -278,7 +279,7 @@ class Driver:
                 await self.ledger.commit(outcomes)
         if self.session.state in _READY:
             return ()
-        return (Resumed(probes=await self._probe()),)
+        return (Resumed(probes=await probe_started(self.parts, self.session, self.broadcast.notice)),)
 
     def _opening(self, prompt: Prompt) -> PromptReceived:
         """Return the event that opens a turn, with the system prompt before it where the session has another one or
@@ -385,27 +386,6 @@ class Driver:
     def _open_calls(self) -> tuple[CallState, ...]:
         turn = self.session.turn
         return turn.batch.calls if turn is not None and turn.batch is not None else ()
-
-    async def _probe(self) -> tuple[ProbeResult, ...]:
-        """Ask the tools of interrupted writes whether they took place."""
-        results: list[ProbeResult] = []
-        for call in self._open_calls():
-            tool = self.parts.toolbox.get(call.call.name)
-            if not call.started or not isinstance(tool, Probing) or not tool.can_probe:
-                continue
-            context = tool_context(self.session, call, self.broadcast.notice)
-            try:
-                with anyio.fail_after(context.timeout_s):
-                    output = await tool.probe(tool.bind(call.call.arguments), context)
-            except Exception:
-                # A probe that fails knows nothing: the outcome stays unknown.
-                logger.exception("probe failed", session=self.session.id, call=call.call.id)
-                continue
-            happened = output is not None
-            results.append(
-                ProbeResult(call_id=call.call.id, happened=happened, content=output.content if output else "")
-            )
-        return tuple(results)
 
 
 def _last_system(session: Session) -> str | None:

@@ -64,15 +64,12 @@ class Ledger:
             ReplayError: a record does not reproduce.
         """
         chain = Chain(self.session.id, self.session.seq, self._digest)
-        while True:
-            page = await self._parts.journal.read(self.session.id, self.session.seq, _PAGE)
+        while page := await self._parts.journal.read(self.session.id, self.session.seq, _PAGE):
             for line in page:
                 record = chain.decode(line.text, line.offset)
                 self._take(record, advance(self.session, record))
                 if publish:
                     self._broadcast.record(record)
-            if len(page) < _PAGE:
-                return
             # A long history must not keep the other sessions of this loop waiting.
             await anyio.lowlevel.checkpoint()
 

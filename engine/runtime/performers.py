@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import anyio
 
@@ -17,6 +17,7 @@ from ..core.events import (
     Faulted,
     KnownEvent,
     ModelReplied,
+    ProbeResult,
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
@@ -25,8 +26,9 @@ from ..core.events import (
 from ..core.session import CallState, Session
 from ..core.values import Fault, FaultKind, Message, ModelReply, RecoveryPlan, ToolStatus
 from ..errors import ModelError
+from ..log import logger
 from ..models.recorded import RecordedModel
-from ..ports import Emit, ModelRequest, ToolContext, ToolOutput
+from ..ports import Emit, ModelRequest, Probing, ToolContext, ToolOutput
 from ..tools.encode import describe
 from ..tools.function import FunctionTool, really_cancelled
 from .parts import Parts
@@ -118,18 +120,26 @@ def _judge(parts: Parts, reply: object) -> KnownEvent:
     return ModelReplied.trusted(reply=reply, plans=plans)
 
 
-async def run_tool(
-    parts: Parts, session: Session, call: CallState, emit: Emit, occupy: Callable[[], Callable[[], None]]
-) -> ToolFinished:
-    """Run one call under its deadline. Always returns an end, but for a cancellation from outside."""
-    started_ns = parts.clock.monotonic_ns()
-    output = _checked(await _run_tool(parts, session, call, emit, occupy))
+class Tooling(NamedTuple):
+    """What every call of a session is run with: the engine's parts, the way out for notices, and `ToolContext.occupy`.
+    """
+
+    parts: Parts
+    emit: Emit
+    occupy: Callable[[], Callable[[], None]]
+
+
+async def run_tool(tooling: Tooling, session: Session, call: CallState, scope: anyio.CancelScope) -> ToolFinished:
+    """Run one call in `scope`, under the call's own deadline. Returns an end, also where the scope was cancelled."""
+    clock = tooling.parts.clock
+    started_ns = clock.monotonic_ns()
+    output = _checked(await _run_tool(tooling, session, call, scope))
     return ToolFinished.trusted(
         call_id=call.call.id,
         status=output.status,
         content=output.content,
         error=output.error,
-        duration_s=(parts.clock.monotonic_ns() - started_ns) / 1e9,
+        duration_s=(clock.monotonic_ns() - started_ns) / 1e9,
         patch=output.patch,
     )
 
@@ -144,21 +154,19 @@ def _checked(output: object) -> ToolOutput:
     return ToolOutput(text, ToolStatus.FAILED, "bad_output")
 
 
-async def _run_tool(
-    parts: Parts, session: Session, call: CallState, emit: Emit, occupy: Callable[[], Callable[[], None]]
-) -> ToolOutput:
-    tool = parts.toolbox.get(call.call.name)
+async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: anyio.CancelScope) -> ToolOutput:
+    tool = tooling.parts.toolbox.get(call.call.name)
     if tool is None:
         return ToolOutput(f"the tool {call.call.name!r} is no longer available", ToolStatus.FAILED, "unknown_tool")
-    context = tool_context(session, call, emit, occupy)
+    context = tool_context(session, call, tooling.emit, tooling.occupy)
     try:
         bound = tool.bind(call.call.arguments)
         run: Callable[[ToolContext], Awaitable[ToolOutput]] = partial(tool.run, bound)
-        for middleware in reversed(parts.middleware):
+        for middleware in reversed(tooling.parts.middleware):
             run = partial(_wrapped, middleware.around_tool, run)
-        with anyio.move_on_after(context.timeout_s) as scope:
+        scope.deadline = anyio.current_time() + context.timeout_s
+        with scope:
             return await run(context)
-        assert scope.cancelled_caught
     except GeneratorExit:
         raise
     except BaseException as error:
@@ -178,7 +186,7 @@ def tool_context(
     """Return everything that the tool of a call may want to know."""
     turn, opened = session.turn, session.opened
     assert turn is not None
-    context = ToolContext(
+    return ToolContext(
         call_id=call.call.id,
         name=call.call.name,
         arguments=call.call.arguments,
@@ -196,7 +204,26 @@ def tool_context(
         emit=emit,
         **({} if occupy is None else {"occupy": occupy}),
     )
-    return context
+
+
+async def probe_started(parts: Parts, session: Session, emit: Emit) -> tuple[ProbeResult, ...]:
+    """Ask the tools of interrupted writes whether they took place. A probe that fails knows nothing."""
+    results: list[ProbeResult] = []
+    turn = session.turn
+    for call in turn.batch.calls if turn is not None and turn.batch is not None else ():
+        tool = parts.toolbox.get(call.call.name)
+        if not call.started or not isinstance(tool, Probing) or not tool.can_probe:
+            continue
+        context = tool_context(session, call, emit)
+        try:
+            with anyio.fail_after(context.timeout_s):
+                output = await tool.probe(tool.bind(call.call.arguments), context)
+        except Exception:
+            logger.exception("probe failed", session=session.id, call=call.call.id)
+            continue
+        content = "" if output is None else output.content
+        results.append(ProbeResult(call_id=call.call.id, happened=output is not None, content=content))
+    return tuple(results)
 
 
 async def recover(parts: Parts, plan: RecoveryPlan) -> KnownEvent:

@@ -16,8 +16,8 @@ from ..journal.codec import Chain
 def check_messages(messages: Iterable[Message]) -> None:
     """Check that a model provider accepts the conversation.
 
-    Every call of an assistant message has exactly one result, the results follow their message directly and in the order
-    of the calls, and there is no result without a call.
+    Every call of an assistant message has exactly one result, the results follow their message directly and in the
+    order of the calls, and there is no result without a call.
 
     Raises:
         AssertionError: it names the message.
@@ -39,7 +39,7 @@ def check_messages(messages: Iterable[Message]) -> None:
 
 
 def check_session(session: Session) -> None:
-    """Check that a snapshot is sound: its parts agree with its state, and its conversation is one that providers accept.
+    """Check that a snapshot is sound: its parts agree with its state, and providers accept its conversation.
 
     Raises:
         AssertionError: it says what does not hold.

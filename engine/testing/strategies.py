@@ -1,4 +1,4 @@
-"""Hypothesis strategies for what goes through the core: values, events of every kind, events that fit a session, histories.
+"""Hypothesis strategies for what goes through the core: values, any event, events that fit a session, whole histories.
 
     from engine.testing.strategies import histories
 
@@ -183,8 +183,8 @@ def _openings() -> st.SearchStrategy[ev.SessionOpened]:
 
 def _ends(call_ids: st.SearchStrategy[str]) -> st.SearchStrategy[ev.ToolFinished]:
     return st.builds(
-        ev.ToolFinished, call_id=call_ids, status=st.sampled_from(TERMINAL), content=texts(), error=st.none() | texts(8),
-        duration_s=st.floats(0, 1000), patch=st.none() | patches(),
+        ev.ToolFinished, call_id=call_ids, status=st.sampled_from(TERMINAL), content=texts(),
+        error=st.none() | texts(8), duration_s=st.floats(0, 1000), patch=st.none() | patches(),
     )  # fmt: skip
 
 

@@ -113,7 +113,7 @@ SESSIONS: dict[str, list[KnownEvent]] = {
     "processing, second round": [*ASKED, reply(RUN), ended(1)],
     "generating": ASKED,
     "generating, last round": [opened(max_tool_rounds=1), prompt(), CONTEXT, reply(RUN), ended(1), CONTEXT],
-    "generating, after malformed arguments": [opened(max_parse_retries=1), prompt(), CONTEXT, reply(MALFORMED), CONTEXT],
+    "generating, after malformed ones": [opened(max_parse_retries=1), prompt(), CONTEXT, reply(MALFORMED), CONTEXT],
     "generating, continuations used": [opened(max_continuations=1), prompt(), CONTEXT, says("a", "length"), CONTEXT],
     "generating, retries used": [
         opened(max_model_retries=1), prompt(), CONTEXT, fault("rate_limit", retryable=True), Recovered(),

@@ -75,7 +75,9 @@ def test_no_retries_means_none() -> None:
     assert plan("rate_limit", max_model_retries=0).action == "give_up"
 
 
-@pytest.mark.parametrize(("kind", "first_s"), [("rate_limit", 5.0), ("model_failure", 0.5), ("bad_reply", 0.0), ("empty_reply", 0.0)])
+@pytest.mark.parametrize(
+    ("kind", "first_s"), [("rate_limit", 5.0), ("model_failure", 0.5), ("bad_reply", 0.0), ("empty_reply", 0.0)]
+)
 def test_v24_delay_doubles_up_to_its_bound(kind: FaultKind, first_s: float) -> None:
     """The first delay is the kind's share of the base; each further one is twice as long, at most `MAX_DELAY_S`."""
     delays = [plan(kind, *["rate_limit"] * count, max_model_retries=9).delay_s for count in range(6)]
@@ -92,7 +94,9 @@ def test_v24_wish_of_the_provider_goes_first(wish_s: float, delay_s: float) -> N
 def test_any_number_of_attempts_has_a_finite_plan(count: int) -> None:
     """No setting makes the arithmetic of the back-off overflow."""
     turn = Turn(1, fault_counts=(("rate_limit", count),))
-    made = plan_for(Fault(kind="rate_limit", message="m", retryable=True), turn, SessionSettings(max_model_retries=6000))
+    made = plan_for(
+        Fault(kind="rate_limit", message="m", retryable=True), turn, SessionSettings(max_model_retries=6000)
+    )
     assert made.delay_s <= MAX_DELAY_S
     assert math.isfinite(made.delay_s)
 

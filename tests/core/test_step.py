@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from engine.core.effects import effect_id, model_call
@@ -33,7 +35,10 @@ def test_advance_takes_what_was_recorded() -> None:
     [
         ({"source": State.IDLE}, "starts in idle, the session is in executing_tools"),
         ({"dest": State.IDLE}, "recorded as executing_tools → idle with .prepare_context.; now it gives processing"),
-        ({"effects": ()}, "recorded as executing_tools → processing with ..; now it gives processing with .prepare_context."),
+        (
+            {"effects": ()},
+            "recorded as executing_tools → processing with ..; now it gives processing with .prepare_context.",
+        ),
         ({"effects": (model_call(3),)}, "with .call_model."),
         ({"seq": 9}, "s:9: tool_finished was recorded"),
         ({"event": ended(2)}, "call 'c2' is not running"),
@@ -41,7 +46,7 @@ def test_advance_takes_what_was_recorded() -> None:
     ],
     ids=["source", "dest", "no effects", "other effects", "sequence", "refused call", "illegal event"],
 )
-def test_record_that_does_not_reproduce_is_an_error(changes: dict[str, object], complaint: str) -> None:
+def test_record_that_does_not_reproduce_is_an_error(changes: dict[str, Any], complaint: str) -> None:
     """Each way in which a record can differ from its step is told, with session and sequence."""
     recording = recorded()
     before = Recording().play([*ASKED, reply(READ)]).session

@@ -1,7 +1,7 @@
 """Golden stories: what the machine does, as text that a reviewer reads.
 
-Each story is one file in `transcripts/`: a line a step (event, state → state, effects), then how the turn ended, then the
-conversation as a model sees it. A change of behaviour shows as the diff of a story.
+Each story is one file in `transcripts/`: a line a step (event, state → state, effects), then how the turn ended, then
+the conversation as a model sees it. A change of behaviour shows as the diff of a story.
 `REFRESH_GOLDEN=1 pytest tests/core/test_stories.py` rewrites the files.
 """
 
@@ -85,21 +85,26 @@ STORIES: dict[str, list[KnownEvent]] = {
         opened(max_model_retries=1), prompt(), CONTEXT, RATE_LIMIT, Recovered(waited_s=2), RATE_LIMIT, RecoveryFailed(),
     ],
     "one tool times out": [
-        *ASKED, reply(READ, READ), ended(1, ToolStatus.TIMED_OUT), ended(2), Recovered(), CONTEXT, says("half an answer"),
+        *ASKED, reply(READ, READ), ended(1, ToolStatus.TIMED_OUT), ended(2), Recovered(), CONTEXT, says("half"),
     ],
     "cancelled while tools run": [
-        *ASKED, reply(RUN, READ, ASK), started(1), ended(2), TurnCancelled(reason="the user left"), prompt("again"), CONTEXT, says(),
+        *ASKED, reply(RUN, READ, ASK), started(1), ended(2), TurnCancelled(reason="the user left"), prompt("again"),
+        CONTEXT, says(),
     ],
     "killed between a write and its end": [
         *ASKED, reply(RUN, RUN, READ), started(1), started(2), ended(3), BACK, RecoveryNeedsUser(),
         answer("OUTCOME 1", approve=True), answer("OUTCOME 2", approve=False), started(2), ended(2), CONTEXT, says(),
     ],
     "killed, and a probe knows": [
-        *ASKED, reply(RUN, RUN), started(1), started(2), Resumed(probes=(probed(1, True), probed(2, False))), started(2),
-        ended(2), CONTEXT, says(),
+        *ASKED, reply(RUN, RUN), started(1), started(2), Resumed(probes=(probed(1, True), probed(2, False))),
+        started(2), ended(2), CONTEXT, says(),
     ],
-    "shut down while waiting, and back": [*ASKED, reply(ASK), STOP, BACK, answer("s:4:0:approval", approve=False), CONTEXT, says()],
-    "the deadline strikes while tools run": [*ASKED, reply(RUN, ASK), started(1), fault("execution_limit"), RecoveryFailed()],
+    "shut down while waiting, and back": [
+        *ASKED, reply(ASK), STOP, BACK, answer("s:4:0:approval", approve=False), CONTEXT, says(),
+    ],
+    "the deadline strikes while tools run": [
+        *ASKED, reply(RUN, ASK), started(1), fault("execution_limit"), RecoveryFailed(),
+    ],
 }  # fmt: skip
 
 
@@ -129,7 +134,9 @@ def shown(event: KnownEvent) -> str:
         case Faulted():
             return f"faulted {event.fault.kind}"
         case Resumed():
-            return " ".join(["resumed", *(f"{p.call_id}:{'happened' if p.happened else 'absent'}" for p in event.probes)])
+            return " ".join(
+                ["resumed", *(f"{p.call_id}:{'happened' if p.happened else 'absent'}" for p in event.probes)]
+            )
         case _:
             return event.kind
 
