@@ -5,7 +5,10 @@ Warnings are errors (see tox.ini), and the network is not used.
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version as _installed_version
+
+from sphinx.application import Sphinx
 
 project = "agent-engine"
 author = "agent-engine contributors"
@@ -45,3 +48,29 @@ napoleon_use_rtype = False
 # A reference to a name of the engine must resolve. Names of other packages are not linked, so they are not checked.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!engine\.).*")]
+# Type variables, and the inner types that public signatures pass through.
+nitpick_ignore = [
+    ("py:class", "engine.tools.function.R"),
+    ("py:class", "engine.core.cursor.Cursor"),
+    ("py:class", "engine.runtime.parts.Parts"),
+]
+
+
+def _read_as_markdown(_app: Sphinx, _what: str, _name: str, _of: object, _options: object, lines: list[str]) -> None:
+    """Docstrings are written to be read in the source: `code` is code, and an indented block after text stays as it is."""
+    read: list[str] = []
+    for line in lines:
+        if line.startswith("    ") and len(read) > 1 and not read[-1] and read[-2] and not read[-2].startswith(" "):
+            read += ["::", ""]
+        line = line if line.startswith("    ") else re.sub(r"(?<!`)`([^`]+)`(?!`)(\w?)", _as_code, line)
+        read.append(line)
+    lines[:] = read
+
+
+def _as_code(found: re.Match[str]) -> str:
+    return f"``{found[1]}``" + (f"\\ {found[2]}" if found[2] else "")
+
+
+def setup(app: Sphinx) -> None:
+    """Read docstrings the way they are written, after napoleon has found their sections."""
+    app.connect("autodoc-process-docstring", _read_as_markdown, priority=900)

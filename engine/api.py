@@ -347,8 +347,7 @@ class Session:
         await self._driver.stop(TurnCancelled(reason=reason))
 
     async def result(self) -> TurnResult:
-        """Wait until the session rests and return its newest turn's result. Goes on with a turn that a failure stopped.
-        """
+        """Return the newest turn's result once the session rests. Goes on with a turn that a failure stopped."""
         if self.state not in (State.IDLE, State.WAITING_FOR_USER) or self._driver.ledger.shaken:
             return await self._driver.resume()
         await self._driver.rest()

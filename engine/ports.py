@@ -6,7 +6,8 @@ Anything that satisfies a Protocol can be plugged in; nothing has to be inherite
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from .core.notices import Notice, ToolProgress
@@ -28,6 +29,10 @@ Emit: TypeAlias = Callable[[Notice], None]
 """Hands a notice outward. Never blocks, never raises."""
 
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+"""An empty mapping that stays empty."""
+
+
 class Clock(Protocol):
     """Tells the time. Durations come from the monotonic side, the wall clock is only ever data."""
 
@@ -40,15 +45,14 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRequest:
+class ModelRequest(NamedTuple):
     """What a model is asked. `messages` is a live view of the conversation: reading it is cheap, keeping it is not
     needed.
     """
 
     messages: Sequence[Message]
     tools: tuple[ToolSpec, ...] = ()
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = NOTHING
     session: str = ""
     turn: int = 0
     round: int = 0
@@ -79,8 +83,7 @@ def _release_nothing() -> None:
     """Give back what was never taken."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToolContext:
+class ToolContext(NamedTuple):
     """Everything a running tool may want to know about its request. A parameter annotated with it receives it.
 
     `idempotency_key` is the same however often the call is run; `timeout_s` is what the call may take, in seconds.
@@ -97,7 +100,7 @@ class ToolContext:
     turn: int
     round: int = 1
     priority: Priority = Priority.NORMAL
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = NOTHING
     external_id: str | None = None
     user: str | None = None
     workspace: str | None = None
@@ -119,8 +122,7 @@ class ToolOptions:
     conflict_key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ToolOutput:
+class ToolOutput(NamedTuple):
     """How a call ended: a terminal status, the text for the model, and the kind of error where there was one."""
 
     content: str

@@ -11,9 +11,8 @@ import anyio.lowlevel
 import pytest
 import trio
 
-from engine import Engine, Limits, ModelReply, ModelRequest, Outcome, Prompt, Session, State, ToolStatus, tool
+from engine import Engine, Limits, Outcome, Prompt, Session, State, ToolStatus, tool
 from engine.journal import MemoryJournal
-from engine.models import FunctionModel
 from engine.ports import Journal
 from engine.testing.journals import YieldingJournal
 from engine.testing.scheduling import counting_steps
@@ -51,9 +50,7 @@ async def check_every_step(scene: Scene, interrupt: Interrupt, slow: bool = Fals
         limits = Limits(max_concurrent_tools=1 + step % 3, backoff_base_s=0)
         policy = Verdicts(ask="ask")
         tools = World(journal).tools()
-        async with Engine(
-            model=model_of(scene), tools=tools, journal=journal, limits=limits, policy=policy
-        ) as engine:
+        async with Engine(model=model_of(scene), tools=tools, journal=journal, limits=limits, policy=policy) as engine:
             session = await engine.open("s")
             reached = await interrupt(scene, session, step)
             await check_usable(session, journal)
@@ -129,7 +126,7 @@ async def test_f1_m11_native_cancellation_around_an_append_loses_nothing(scene: 
 
 @every_scene
 async def test_f1_m11_session_cancel_leaves_terminal_records(scene: Scene) -> None:
-    """Wherever `session.cancel` strikes from another task, every started call ends on record and the session is usable."""
+    """Wherever `session.cancel` strikes, every started call ends on record and the session is usable."""
     await check_every_step(scene, by_session)
 
 
@@ -161,8 +158,7 @@ async def test_m11_asyncio_timeout_ends_the_turn_as_cancelled() -> None:
     async with Engine(model=model_of(Scene("", (calls("hang"),))), tools=[hang], journal=journal) as engine:
         session = await engine.open("s")
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01):
-                await session.ask("go")
+            await asyncio.wait_for(session.ask("go"), 0.01)
         assert session.turns[-1].outcome is Outcome.CANCELLED
         assert [made.status for made in session.turns[-1].tool_calls] == [ToolStatus.CANCELLED]
     check_closed(await history(journal))
@@ -171,11 +167,11 @@ async def test_m11_asyncio_timeout_ends_the_turn_as_cancelled() -> None:
 async def test_m11_nothing_runs_after_the_engine_has_ended() -> None:
     """Leaving the engine inside a turn leaves no task behind."""
     before = {task.id for task in anyio.get_running_tasks()}
-    async with anyio.create_task_group() as group:
-        async with Engine(model=model_of(Scene("", (calls("hang", "hang"),))), tools=[hang]) as engine:
-            session = await engine.open("s")
-            group.start_soon(session.ask, "go")
-            await anyio.wait_all_tasks_blocked()
-            assert session.state is State.EXECUTING_TOOLS
-            await engine.shutdown()
+    model = model_of(Scene("", (calls("hang", "hang"),)))
+    async with anyio.create_task_group() as group, Engine(model=model, tools=[hang]) as engine:
+        session = await engine.open("s")
+        group.start_soon(session.ask, "go")
+        await anyio.wait_all_tasks_blocked()
+        assert session.state is State.EXECUTING_TOOLS
+        await engine.shutdown()
     assert {task.id for task in anyio.get_running_tasks()} == before

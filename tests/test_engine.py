@@ -1,12 +1,10 @@
-"""The engine as hosts use it: the public surface runs as written, turns overlap where they may, and idle costs nothing."""
+"""The engine as hosts use it: the public surface runs as written, prompts take their turns, idle costs nothing."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -20,27 +18,22 @@ from engine import (
     ModelReply,
     ModelRequest,
     Outcome,
-    Priority,
     Prompt,
+    Session,
     State,
     ToolCall,
-    ToolContext,
-    ToolOutput,
     ToolStatus,
     TransitionRecord,
     TurnResult,
     Usage,
     tool,
 )
-from engine.core.notices import Gap, Notice, TextDelta, ToolProgress, ToolRunning
-from engine.core.values import Request
-from engine.errors import EngineClosed, IllegalTransition, InboxFull, InvalidEvent
+from engine.core.notices import Notice
+from engine.errors import EngineClosed, InboxFull, InvalidEvent
 from engine.journal import MemoryJournal, SqliteJournal
 from engine.models import FunctionModel, ScriptedModel
-from engine.ports import Answer
-from engine.testing.journals import HoldingJournal
 from engine.testing.scheduling import counting_steps
-from tests.runtime.scenes import Verdicts, call, calls, check_closed, check_sound, history, triggers
+from tests.runtime.scenes import call, calls, check_closed, history, triggers
 
 pytestmark = pytest.mark.anyio
 
@@ -64,9 +57,6 @@ class Turnstile:
         self.arrived.release()
         await self.passes.acquire()
         return ModelReply(text=request.messages[-1].text)
-
-
-# --- the contract of design.md, section 6 --------------------------------------------------------------------------------
 
 
 async def test_contract_runs_as_written(tmp_path: Path) -> None:
@@ -140,259 +130,8 @@ async def test_m3_session_ids_are_unique_and_external_ids_find_them() -> None:
         assert (await engine.open(names[0])).external_id == "order/42 ü"
 
 
-# --- tools ---------------------------------------------------------------------------------------------------------------
-
-
-async def test_v11_the_whole_request_reaches_the_tool() -> None:
-    """Id, name, arguments, metadata, priority, timeout, session, user, workspace, parent and idempotency key arrive."""
-    got: list[ToolContext] = []
-
-    @tool(effect="idempotent", timeout_s=7)
-    async def note(text: str, context: ToolContext) -> str:
-        got.append(context)
-        return text
-
-    @tool
-    async def plain(context: ToolContext) -> str:
-        got.append(context)
-        return ""
-
-    async with Engine(model=echo(), tools=[note, plain]) as engine:
-        session = await engine.open(
-            "s", external_id="e", user="u", workspace="w", parent="p", metadata={"from": "session", "a": 1}
-        )
-        prompt = Prompt(
-            calls=[call("note", "n1", text="hi"), call("plain", "n2")],
-            priority=Priority.CRITICAL,
-            metadata={"from": "prompt"},
-        )
-        await session.ask(prompt)
-    context, second = got
-    assert (context.call_id, context.name, context.arguments, context.timeout_s) == ("n1", "note", {"text": "hi"}, 7)
-    assert (context.session, context.external_id, context.user, context.workspace, context.parent) == (
-        "s", "e", "u", "w", "p",
-    )  # fmt: skip
-    assert (context.metadata, context.priority, context.turn) == ({"from": "prompt", "a": 1}, Priority.CRITICAL, 1)
-    assert context.idempotency_key != second.idempotency_key
-    assert second.timeout_s == 60
-
-
-async def test_v10_reads_run_at_the_same_time() -> None:
-    """Four reads of one reply are all running before any of them ends."""
-    running = 0
-    together = anyio.Event()
-
-    @tool(effect="read")
-    async def meet() -> int:
-        nonlocal running
-        running += 1
-        if running == 4:
-            together.set()
-        await together.wait()
-        return running
-
-    async with Engine(model=ScriptedModel([calls(*["meet"] * 4), "done"]), tools=[meet]) as engine:
-        with anyio.fail_after(30):
-            result = await (await engine.open("s")).ask("go")
-    assert [made.content for made in result.tool_calls] == ["4"] * 4
-
-
-async def test_v10_writes_to_one_conflict_key_run_in_order() -> None:
-    """Calls with the same conflict key never overlap and keep their order; calls with another key run beside them."""
-    log: list[str] = []
-    other_runs = anyio.Event()
-
-    @tool(conflict_key="account:{account}")
-    async def pay(account: str, n: int) -> str:
-        log.append(f"{account}{n} starts")
-        if account == "b":
-            other_runs.set()
-        else:
-            await other_runs.wait()
-        await anyio.lowlevel.checkpoint()
-        log.append(f"{account}{n} ends")
-        return "paid"
-
-    asked = [call("pay", f"c{n}", account=account, n=n) for n, account in enumerate("aaba")]
-    async with Engine(model=ScriptedModel([asked, "done"]), tools=[pay]) as engine:
-        with anyio.fail_after(30):
-            result = await (await engine.open("s")).ask("go")
-    assert [made.status for made in result.tool_calls] == [ToolStatus.COMPLETED] * 4
-    assert [line for line in log if line.startswith("a")] == [
-        "a0 starts", "a0 ends", "a1 starts", "a1 ends", "a3 starts", "a3 ends",
-    ]  # fmt: skip
-    assert log.index("b2 starts") < log.index("a0 ends")
-
-
-async def test_v16_max_concurrent_tools_holds() -> None:
-    """Of nine reads under a limit of two, never more than two run, and all are run."""
-    running = most = 0
-
-    @tool(effect="read")
-    async def look() -> str:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await anyio.lowlevel.checkpoint()
-        running -= 1
-        return ""
-
-    limits = Limits(max_concurrent_tools=2)
-    async with Engine(model=ScriptedModel([calls(*["look"] * 9), "done"]), tools=[look], limits=limits) as engine:
-        result = await (await engine.open("s")).ask("go")
-    assert len(result.tool_calls) == 9
-    assert most == 2
-
-
-async def test_f5_timed_out_threads_count_against_the_limit() -> None:
-    """Eight timed-out sync tools under a limit of two: never more than two threads live, and each call ends on record."""
-    lock = threading.Lock()
-    gates = [threading.Event() for _ in range(8)]
-    live = most = 0
-
-    @tool(effect="read", timeout_s=0.02)
-    def stuck(n: int) -> None:
-        nonlocal live, most
-        with lock:
-            live += 1
-            most = max(most, live)
-        gates[n].wait(60)
-        with lock:
-            live -= 1
-
-    def think(request: ModelRequest) -> ModelReply:
-        if request.round == 1:
-            return ModelReply(tool_calls=[call("stuck", f"c{n}", n=n) for n in range(8)])
-        return ModelReply(text="done")
-
-    class Release:
-        """Lets a thread end as soon as the record of its timeout is durable and two are stuck."""
-
-        def on_record(self, record: TransitionRecord) -> None:
-            if record.trigger == "tool_finished":
-                event: Any = record.event
-                ended.append(event.call_id)
-                gates[int(event.call_id[1:])].set()
-
-        def on_notice(self, session: str, notice: Notice) -> None:
-            """Do nothing."""
-
-    ended: list[str] = []
-    limits = Limits(max_concurrent_tools=2)
-    async with Engine(model=FunctionModel(think), tools=[stuck], limits=limits, observers=[Release()]) as engine:
-        with anyio.fail_after(60):
-            result = await (await engine.open("s")).ask("go")
-    assert [made.status for made in result.tool_calls] == [ToolStatus.TIMED_OUT] * 8
-    assert len(ended) == 8
-    assert most == 2
-
-
-async def test_f4_sync_tools_run_off_the_loop() -> None:
-    """A synchronous tool blocks its own thread; the event loop goes on and can even set it free."""
-    entered, free = threading.Event(), threading.Event()
-    threads: list[int] = []
-
-    @tool(effect="read")
-    def block() -> str:
-        threads.append(threading.get_ident())
-        entered.set()
-        free.wait(60)
-        return "freed"
-
-    async def liberate() -> None:
-        await anyio.to_thread.run_sync(entered.wait)
-        free.set()
-
-    async with Engine(model=ScriptedModel([calls("block"), "done"]), tools=[block]) as engine:
-        session = await engine.open("s")
-        async with anyio.create_task_group() as group:
-            group.start_soon(liberate)
-            result = await session.ask("go")
-    assert result.tool_calls[0].content == "freed"
-    assert threads != [threading.get_ident()]
-
-
-async def test_v13_every_terminal_status_is_reached() -> None:
-    """Completed, failed, denied, timed out, unknown and cancelled calls all end on record and reach the model."""
-
-    @tool(effect="read")
-    async def good() -> str:
-        return "fine"
-
-    @tool(effect="read")
-    async def bad() -> str:
-        raise RuntimeError("no luck")
-
-    @tool(effect="read", timeout_s=0.01)
-    async def late() -> None:
-        await anyio.sleep_forever()
-
-    gate = threading.Event()
-
-    @tool(effect="write", timeout_s=0.01)
-    def lost() -> None:
-        gate.wait(60)
-
-    @tool(effect="read")
-    async def forbidden() -> str:
-        return "never"
-
-    model = ScriptedModel([calls("good", "bad", "late", "lost", "forbidden"), "done"])
-    settings = EngineSettings(on_unknown="tell_model")
-    async with Engine(
-        model=model, tools=[good, bad, late, lost, forbidden], policy=Verdicts(forbidden="deny"), settings=settings
-    ) as engine:
-        session = await engine.open("s")
-        result = await session.ask("go")
-        gate.set()
-    assert [made.status.value for made in result.tool_calls] == ["completed", "failed", "timed_out", "unknown", "denied"]
-    told = [item.text for item in model.requests[1].messages if item.role == "tool"]
-    assert told == [made.content for made in result.tool_calls]
-    assert told[1] == "RuntimeError: no luck"
-    assert told[4] == "denied: the rule about forbidden"
-
-
-async def test_a5_one_timeout_never_cancels_a_sibling() -> None:
-    """A batch settles as a whole: the sibling of a call that times out still completes."""
-    late_over = anyio.Event()
-
-    @tool(effect="read", timeout_s=0.01)
-    async def late() -> None:
-        try:
-            await anyio.sleep_forever()
-        finally:
-            late_over.set()
-
-    @tool(effect="read")
-    async def patient() -> str:
-        await late_over.wait()
-        return "still here"
-
-    async with Engine(model=ScriptedModel([calls("late", "patient"), "done"]), tools=[late, patient]) as engine:
-        result = await (await engine.open("s")).ask("go")
-    assert [made.status for made in result.tool_calls] == [ToolStatus.TIMED_OUT, ToolStatus.COMPLETED]
-    assert result.outcome is Outcome.COMPLETED
-
-
-async def test_direct_calls_run_before_the_model_is_asked() -> None:
-    """Calls of the prompt are run without the model; their results are in its first request."""
-
-    @tool(effect="read")
-    async def look() -> str:
-        return "seen"
-
-    model = ScriptedModel(["done"])
-    async with Engine(model=model, tools=[look]) as engine:
-        result = await (await engine.open("s")).ask(Prompt(text="go", calls=[call("look", "d")]))
-    assert [made.content for made in result.tool_calls] == ["seen"]
-    assert [item.role for item in model.requests[0].messages] == ["user", "assistant", "tool"]
-
-
-# --- turns, bounds, the inbox --------------------------------------------------------------------------------------------
-
-
 async def test_v18_a_turn_is_kept_as_a_record_of_the_conversation() -> None:
-    """Id, prompt, response, calls with arguments, result and time, timestamp and duration are kept, also after reopening."""
+    """Id, prompt, response, calls with arguments, result and time, moment and duration are kept, also on reopening."""
     journal = MemoryJournal()
 
     @tool(effect="read")
@@ -501,7 +240,9 @@ async def test_m13_the_outcome_is_announced_once() -> None:
         def on_notice(self, session: str, notice: Notice) -> None:
             """Do nothing."""
 
-    async with Engine(model=ScriptedModel(["one", ModelReply(), "two"]), observers=[Watcher()], limits=_quick()) as engine:
+    async with Engine(
+        model=ScriptedModel(["one", ModelReply(), "two"]), observers=[Watcher()], limits=_quick()
+    ) as engine:
         session = await engine.open("s")
         await session.ask("go")
         streamed = [item async for item in session.stream("again")]
@@ -513,9 +254,6 @@ async def test_m13_the_outcome_is_announced_once() -> None:
 
 def _quick() -> Limits:
     return Limits(backoff_base_s=0)
-
-
-# --- idle ----------------------------------------------------------------------------------------------------------------
 
 
 async def test_v5_idle_sessions_wake_nobody() -> None:
@@ -534,441 +272,24 @@ async def test_v5_idle_sessions_wake_nobody() -> None:
         assert await steps_of_waiting() == alone
 
 
-# --- approvals -----------------------------------------------------------------------------------------------------------
-
-
-@tool
-async def pay(amount: int = 1) -> str:
-    """Pay."""
-    return f"paid {amount}"
-
-
-async def test_a11_policy_allows_asks_and_denies() -> None:
-    """An allowed call runs, a denied one tells the model why, an asked one waits while its siblings run."""
-
-    @tool(effect="read")
-    async def look() -> str:
-        return "seen"
-
-    @tool
-    async def erase() -> str:
-        return "never"
-
-    model = ScriptedModel([calls("look", "erase", "pay"), "done"])
-    async with Engine(model=model, tools=[look, erase, pay], policy=Verdicts(erase="deny", pay="ask")) as engine:
-        session = await engine.open("s")
-        result = await session.ask("go")
-        assert (result.outcome, session.state) == (Outcome.WAITING, State.WAITING_FOR_USER)
-        assert [made.status.value for made in result.tool_calls] == ["completed", "denied", "queued"]
-        (request,) = result.pending
-        assert (request.kind, request.call_id, request.text) == ("approval", "c2", "the rule about pay")
-        with pytest.raises(IllegalTransition) as refused:
-            await session.ask("something else")
-        assert "user_answered" in refused.value.legal
-        result = await session.answer(request.id, approve=True, by="me")
-    assert [made.content for made in result.tool_calls] == ["seen", "denied: the rule about erase", "paid 1"]
-
-
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
-async def test_v20_answers_are_taken_in_any_order(order: Sequence[int]) -> None:
-    """Three questions answered in any order: the approved calls run, the refused one tells the model the reason."""
-    async with Engine(
-        model=ScriptedModel([calls("pay", "pay", "pay"), "done"]), tools=[pay], policy=Verdicts(pay="ask")
-    ) as engine:
-        session = await engine.open("s")
-        requests = (await session.ask("go")).pending
-        for index in order:
-            result = await session.answer(requests[index].id, approve=index != 1, text="too much")
-            with pytest.raises(InvalidEvent, match="pending"):
-                await session.answer(requests[index].id, approve=True)
-    assert [made.status.value for made in result.tool_calls] == ["completed", "denied", "completed"]
-    assert result.tool_calls[1].content == "denied by user: too much"
-    assert result.outcome is Outcome.COMPLETED
-
-
-async def test_v20_an_answer_while_siblings_run_is_taken_at_once() -> None:
-    """An approval given while another call still runs starts its call beside it."""
-    paid, looking = anyio.Event(), anyio.Event()
-
-    @tool(effect="read")
-    async def look() -> str:
-        looking.set()
-        await paid.wait()
-        return "seen"
-
-    @tool(name="settle")
-    async def settle() -> str:
-        paid.set()
-        return "settled"
-
-    results: list[TurnResult] = []
-
-    async def ask() -> None:
-        results.append(await session.ask("go"))
-
-    async with Engine(
-        model=ScriptedModel([calls("look", "settle"), "done"]), tools=[look, settle], policy=Verdicts(settle="ask")
-    ) as engine:
-        session = await engine.open("s")
-        async with anyio.create_task_group() as group:
-            group.start_soon(ask)
-            await looking.wait()
-            with anyio.fail_after(30):
-                answered = await session.answer(session.pending[0].id, approve=True)
-    assert answered.outcome is results[0].outcome is Outcome.COMPLETED
-
-
-@pytest.mark.parametrize("approve", [True, False])
-async def test_v20_an_answer_that_meets_the_last_commit_of_a_drive_is_taken(approve: bool) -> None:
-    """While the end of the last running call is on its way to a slow disk, an answer to a pending question still counts."""
-    journal = HoldingJournal(MemoryJournal())
-    looking, go = anyio.Event(), anyio.Event()
-
-    @tool(effect="read")
-    async def look() -> str:
-        looking.set()
-        await go.wait()
-        return "seen"
-
-    outcomes: list[Outcome] = []
-
-    async def answer() -> None:
-        outcomes.append((await session.answer(request.id, approve=approve)).outcome)
-
-    async with Engine(
-        model=ScriptedModel([calls("pay", "look"), "done"]), tools=[pay, look], journal=journal, policy=Verdicts(pay="ask")
-    ) as engine:
-        session = await engine.open("s")
-        async with anyio.create_task_group() as group:
-            group.start_soon(session.ask, "go")
-            await looking.wait()
-            (request,) = session.pending
-            journal.hold()
-            go.set()
-            await journal.arrival()
-            group.start_soon(answer)
-            await anyio.wait_all_tasks_blocked()
-            journal.let_through()
-    assert outcomes == [Outcome.COMPLETED]
-
-
-async def test_v20_two_answers_at_the_same_time_both_count() -> None:
-    """Two people answer two questions while the disk is slow: neither answer is lost."""
-    journal = HoldingJournal(MemoryJournal())
-    outcomes: list[Outcome] = []
-
-    async def answer(request: Request, approve: bool) -> None:
-        outcomes.append((await session.answer(request.id, approve=approve)).outcome)
-
-    async with Engine(
-        model=ScriptedModel([calls("pay", "pay"), "done"]), tools=[pay], journal=journal, policy=Verdicts(pay="ask")
-    ) as engine:
-        session = await engine.open("s")
-        first, second = (await session.ask("go")).pending
-        journal.hold()
-        async with anyio.create_task_group() as group:
-            group.start_soon(answer, first, False)
-            await journal.arrival()
-            group.start_soon(answer, second, True)
-            await anyio.wait_all_tasks_blocked()
-            journal.let_through()
-        assert session.state is State.IDLE
-    assert Outcome.COMPLETED in outcomes
-    assert len(outcomes) == 2
-
-
-async def test_approver_answers_while_the_turn_runs() -> None:
-    """An approver says yes and no at once; what it leaves open waits for `session.answer`."""
-    asked: list[tuple[str, str]] = []
-
-    class Desk:
-        async def answer(self, request: Request, call: ToolCall) -> Answer | None:
-            asked.append((request.kind, call.id))
-            await anyio.lowlevel.checkpoint()
-            return {"c0": Answer(True, by="desk"), "c1": Answer(False, "no money")}.get(call.id)
-
-    async with Engine(
-        model=ScriptedModel([calls("pay", "pay", "pay"), "done"]),
-        tools=[pay],
-        policy=Verdicts(pay="ask"),
-        approver=Desk(),
-    ) as engine:
-        session = await engine.open("s")
-        result = await session.ask("go")
-        assert result.outcome is Outcome.WAITING
-        assert [request.call_id for request in result.pending] == ["c2"]
-        result = await session.answer(result.pending[0].id, approve=True)
-    assert sorted(asked) == [("approval", "c0"), ("approval", "c1"), ("approval", "c2")]
-    assert [made.status.value for made in result.tool_calls] == ["completed", "denied", "completed"]
-
-
-async def test_cancel_while_waiting_ends_the_turn() -> None:
-    """A turn that waits for an answer can be cancelled; its calls are cancelled on record and nothing is pending."""
-    journal = MemoryJournal()
-    async with Engine(
-        model=ScriptedModel([calls("pay"), "done"]), tools=[pay], journal=journal, policy=Verdicts(pay="ask")
-    ) as engine:
-        session = await engine.open("s")
-        await session.ask("go")
-        await session.cancel("never mind")
-        assert (session.state, session.pending) == (State.IDLE, ())
-        assert (session.turns[-1].outcome, session.turns[-1].reason) == (Outcome.CANCELLED, "never mind")
-        assert session.turns[-1].tool_calls[0].status is ToolStatus.CANCELLED
-    check_sound(await history(journal))
-
-
-# --- middleware, providers, observers ------------------------------------------------------------------------------------
-
-
-class Wrapping:
-    """A middleware that marks what passes."""
-
-    def __init__(self, mark: str, log: list[str]) -> None:
-        self._mark = mark
-        self._log = log
-
-    async def around_model(
-        self, request: ModelRequest, ask: Callable[[ModelRequest], Awaitable[ModelReply]]
-    ) -> ModelReply:
-        """Note the way in and out, and add the mark to the text."""
-        self._log.append(f"{self._mark} model in")
-        reply = await ask(request)
-        self._log.append(f"{self._mark} model out")
-        return reply.model_copy(update={"text": f"{reply.text}{self._mark}"}) if reply.text else reply
-
-    async def around_tool(
-        self, context: ToolContext, run: Callable[[ToolContext], Awaitable[ToolOutput]]
-    ) -> ToolOutput:
-        """Add the mark to the result."""
-        self._log.append(f"{self._mark} tool in")
-        output = await run(context)
-        return ToolOutput(output.content + self._mark, output.status, output.error)
-
-
-async def test_m4_middleware_wraps_model_and_tools_in_order() -> None:
-    """The first middleware is the outermost; what it changes is what the journal holds."""
-    journal = MemoryJournal()
-    log: list[str] = []
-    async with Engine(
-        model=ScriptedModel([calls("pay"), "done"]),
-        tools=[pay],
-        journal=journal,
-        middleware=[Wrapping("A", log), Wrapping("B", log)],
-    ) as engine:
-        result = await (await engine.open("s")).ask("go")
-    assert (result.text, result.tool_calls[0].content) == ("doneBA", "paid 1BA")
-    assert log[:4] == ["A model in", "B model in", "B model out", "A model out"]
-    assert log[4:6] == ["A tool in", "B tool in"]
-    assert check_sound(await history(journal)).messages()[-1].text == "doneBA"
-
-
-async def test_a18_context_providers_add_to_the_first_round_of_a_turn() -> None:
-    """What providers add stands in the conversation and in the record, once a turn."""
-    journal = MemoryJournal()
-
-    class Facts:
-        async def provide(self, session: str, messages: Sequence[Message]) -> Sequence[Message]:
-            return [Message(role="system", text=f"{session} has {len(messages)} messages")]
-
-    model = ScriptedModel([calls("pay"), "done"])
-    async with Engine(model=model, tools=[pay], journal=journal, providers=[Facts()]) as engine:
-        await (await engine.open("s")).ask("go")
-    assert [item.role for item in model.requests[1].messages] == ["user", "system", "assistant", "tool"]
-    assert model.requests[0].messages[1].text == "s has 1 messages"
-    check_closed(await history(journal))
-
-
-async def test_l1_observers_see_every_record_and_notice_and_break_nothing() -> None:
-    """Observers see what happens in order; one that raises changes nothing for anybody."""
-    records: list[str] = []
-    notices: list[str] = []
-
-    class Watcher:
-        def on_record(self, record: TransitionRecord) -> None:
-            records.append(record.trigger)
-
-        def on_notice(self, session: str, notice: Notice) -> None:
-            notices.append(type(notice).__name__)
-
-    class Broken:
-        def on_record(self, record: TransitionRecord) -> None:
-            raise ValueError("broken observer")
-
-        def on_notice(self, session: str, notice: Notice) -> None:
-            raise ValueError("broken observer")
-
-    @tool(effect="read")
-    async def look(context: ToolContext) -> str:
-        context.progress("half way")
-        return "seen"
-
-    journal = MemoryJournal()
-    async with Engine(
-        model=ScriptedModel([calls("look"), "a\nb"]), tools=[look], journal=journal, observers=[Broken(), Watcher()]
-    ) as engine:
-        await (await engine.open("s")).ask("go")
-    written = triggers(await history(journal))
-    assert records == written[: len(records)]
-    assert records[-1] == "model_replied"
-    assert notices == ["ToolRunning", "ToolProgress", "TextDelta", "TextDelta"]
-
-
-# --- streams -------------------------------------------------------------------------------------------------------------
-
-
-async def test_m15_callback_iterator_and_list_agree() -> None:
-    """An observer's callbacks, the async iterator and the collected list tell the same story."""
-    called: list[object] = []
-
-    class Callback:
-        def on_record(self, record: TransitionRecord) -> None:
-            called.append(record)
-
-        def on_notice(self, session: str, notice: Notice) -> None:
-            called.append(notice)
-
-    @tool(effect="read")
-    async def look(context: ToolContext) -> str:
-        context.progress("half way")
-        return "seen"
-
-    async with Engine(model=ScriptedModel([calls("look"), "a\nb"]), tools=[look], observers=[Callback()]) as engine:
-        session = await engine.open("s")
-        called.clear()
-        collected = [item async for item in session.stream("go")]
-    assert collected[:-1] == called
-    assert isinstance(collected[-1], TurnResult)
-    assert collected[-1].text == "a\nb"
-    kinds = [type(item).__name__ for item in collected]
-    assert {"TransitionRecord", "ToolRunning", "ToolProgress", "TextDelta", "TurnResult"} == set(kinds)
-    assert any(isinstance(item, ToolRunning | ToolProgress | TextDelta) for item in collected)
-
-
-async def test_m14_a_slow_reader_sees_a_gap_with_the_number_of_lost_items() -> None:
-    """A stream that is read late keeps the newest items; a gap says how many are missing, and nothing was held up."""
-    length = 50
-    text = "line\n" * length
-    done = anyio.Event()
-
-    class Watch:
-        def on_record(self, record: TransitionRecord) -> None:
-            if record.dest is State.IDLE and record.trigger == "model_replied":
-                done.set()
-
-        def on_notice(self, session: str, notice: Notice) -> None:
-            """Do nothing."""
-
-    async with Engine(model=ScriptedModel([text]), limits=Limits(stream_buffer=8), observers=[Watch()]) as engine:
-        session = await engine.open("s")
-        stream = session.stream("go")
-        items: list[object] = [await anext(stream)]
-        await done.wait()
-        await anyio.wait_all_tasks_blocked()
-        items += [item async for item in stream]
-    gaps = [item for item in items if isinstance(item, Gap)]
-    assert len(gaps) == 1
-    shown = [item for item in items if not isinstance(item, Gap | TurnResult)]
-    # The turn made three records and `length` deltas.
-    assert len(shown) + gaps[0].lost == length + 3
-    assert isinstance(items[-1], TurnResult)
-
-
-async def test_stream_left_early_lets_the_turn_go_on() -> None:
-    """`async for` alone, left at the first item: the turn ends by itself in the background."""
-    model = Turnstile()
-    async with Engine(model=model) as engine:
-        session = await engine.open("s")
-        async for _ in session.stream("go"):
-            break
-        model.passes.release()
-        assert (await session.result()).outcome is Outcome.COMPLETED
-
-
-async def test_stream_left_early_inside_async_with_cancels_the_turn() -> None:
-    """`async with session.stream(...)` left early: the turn is cancelled before the block is left."""
-    model = Turnstile()
-    async with Engine(model=model) as engine:
-        session = await engine.open("s")
-        async with session.stream("go") as stream:
-            async for _ in stream:
-                break
-        assert session.state is State.IDLE
-        assert [turn.outcome for turn in session.turns] in ([Outcome.CANCELLED], [])
-
-
-async def test_stream_left_in_the_queue_cancels_nobody_else() -> None:
-    """Leaving a stream whose prompt still waits takes that prompt back, and leaves the running turn alone."""
-    model = Turnstile()
-    outcomes: list[Outcome] = []
-
-    async def ask() -> None:
-        outcomes.append((await session.ask("first")).outcome)
-
-    async def leave() -> None:
-        async with session.stream("second") as stream:
-            with anyio.CancelScope() as waiting:
-                scopes.append(waiting)
-                async for _ in stream:
-                    await anyio.lowlevel.checkpoint()
-
-    scopes: list[anyio.CancelScope] = []
-    async with Engine(model=model) as engine:
-        session = await engine.open("s")
-        async with anyio.create_task_group() as group:
-            group.start_soon(ask)
-            await anyio.wait_all_tasks_blocked()
-            group.start_soon(leave)
-            await anyio.wait_all_tasks_blocked()
-            scopes[0].cancel()
-            await anyio.wait_all_tasks_blocked()
-            assert session.state is State.GENERATING_RESPONSE
-            model.passes.release()
-        assert outcomes == [Outcome.COMPLETED]
-        assert [turn.prompt for turn in session.turns] == ["first"]
-
-
-async def test_stream_shows_its_own_turn_only() -> None:
-    """A stream whose prompt waits begins with the record of that prompt, not with the end of the turn before."""
-    model = Turnstile()
-    items: list[object] = []
-
-    async def read() -> None:
-        items.extend([item async for item in session.stream("second")])
-
-    async with Engine(model=model) as engine:
-        session = await engine.open("s")
-        async with anyio.create_task_group() as group:
-            group.start_soon(session.ask, "first")
-            await anyio.wait_all_tasks_blocked()
-            group.start_soon(read)
-            await anyio.wait_all_tasks_blocked()
-            model.passes.release()
-            model.passes.release()
-    shown = [item.trigger for item in items if isinstance(item, TransitionRecord)]
-    assert shown == ["prompt_received", "context_prepared", "model_replied"]
-
-
-# --- the end -------------------------------------------------------------------------------------------------------------
+async def ask_into(results: list[object], session: Session, text: str) -> None:
+    """Ask, and keep the outcome, or the kind of refusal."""
+    try:
+        results.append((await session.ask(text)).outcome)
+    except EngineClosed as error:
+        results.append(type(error))
 
 
 async def test_v33_shutdown_lets_a_turn_end_within_its_grace() -> None:
     """`shutdown` with a grace waits for the running turn and refuses the waiting ones; twice is once."""
     model = Turnstile()
     results: list[object] = []
-
-    async def ask(text: str) -> None:
-        try:
-            results.append((await session.ask(text)).outcome)
-        except EngineClosed as error:
-            results.append(type(error))
-
     async with Engine(model=model) as engine:
         session = await engine.open("s")
         async with anyio.create_task_group() as group:
-            group.start_soon(ask, "first")
-            await anyio.wait_all_tasks_blocked()
-            group.start_soon(ask, "second")
-            await anyio.wait_all_tasks_blocked()
+            for text in ("first", "second"):
+                group.start_soon(ask_into, results, session, text)
+                await anyio.wait_all_tasks_blocked()
             group.start_soon(engine.shutdown, 60)
             await anyio.wait_all_tasks_blocked()
             model.passes.release()
@@ -982,19 +303,12 @@ async def test_v33_closing_a_session_refuses_the_prompts_that_wait() -> None:
         model = Turnstile()
         journal = MemoryJournal()
         results: list[object] = []
-
-        async def ask(text: str, results: list[object] = results) -> None:
-            try:
-                results.append((await session.ask(text)).outcome)
-            except EngineClosed as error:
-                results.append(type(error))
-
         async with Engine(model=model, journal=journal) as engine:
             session = await engine.open("s")
             with anyio.fail_after(30):
                 async with anyio.create_task_group() as group:
                     for text in ("first", "second"):
-                        group.start_soon(ask, text)
+                        group.start_soon(ask_into, results, session, text)
                         await anyio.wait_all_tasks_blocked()
                     await session.close()
         assert results == [Outcome.INTERRUPTED, EngineClosed]

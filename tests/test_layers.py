@@ -25,7 +25,7 @@ LAYERS = (
     {"replay"},
     {"runtime"},
     {"api"},
-    {"inspect", "cluster", "cli"},
+    {"inspect", "cluster", "cli", "blocking"},
     {"__init__"},
     {"__main__"},
     {"testing"},

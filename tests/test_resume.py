@@ -1,9 +1,11 @@
-"""Resuming: after kill -9 at any point, after a failing journal, after an orderly shutdown: nothing runs twice that must not."""
+"""Resuming after kill -9, a lost journal, an orderly shutdown: nothing runs twice that must not."""
 
 from __future__ import annotations
 
 import signal
 import sys
+from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -54,7 +56,16 @@ def notes(tmp_path: Path) -> Notes:
 
 async def killed(path: Path, notes: Notes, point: str, prompt: str, backend: str) -> None:
     """Run a turn in another process until it is killed at `point`."""
-    script = [sys.executable, "-m", "tests.runtime.victim", str(path), str(path.parent / "notes"), point, prompt, backend]
+    script = [
+        sys.executable,
+        "-m",
+        "tests.runtime.victim",
+        str(path),
+        str(path.parent / "notes"),
+        point,
+        prompt,
+        backend,
+    ]
     done = await anyio.run_process(script, cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
@@ -84,7 +95,7 @@ ONCE_EACH = {
 async def test_f2_m6_killed_process_goes_on_where_it_was(
     path: Path, notes: Notes, point: str, times: tuple[int, int, int], anyio_backend: str
 ) -> None:
-    """Finished calls never run again, unstarted ones run, an interrupted read or idempotent one runs again, same key."""
+    """Finished calls never run again, unstarted ones run, an interrupted read or idempotent one runs again."""
     await killed(path, notes, point, "look bump save", anyio_backend)
     result = await resumed(path, notes)
     assert (result.outcome, result.text) == (Outcome.COMPLETED, "done")
@@ -170,7 +181,7 @@ async def test_f8_torn_tail_is_cut_and_the_turn_goes_on(tmp_path: Path, notes: N
         assert (await session.result()).outcome is Outcome.COMPLETED
 
 
-# --- every append, every step, in one process ----------------------------------------------------------------------------
+# --- every append, every step, in one process -------------------------------------------------------------------------
 
 
 def engine_of(scene: Scene, world: World, journal: MemoryJournal | FailingJournal) -> Engine:
@@ -209,10 +220,8 @@ async def test_f2_m6_a_history_that_ends_anywhere_resumes(scene: Scene) -> None:
         world = World(store)
         async with engine_of(scene, world, journal) as engine:
             session = await engine.open("s")
-            try:
+            with suppress(JournalUnavailable):
                 await play(scene, session)
-            except JournalUnavailable:
-                pass
         await check_resumes(scene, store, world, prompted=True)
         if not journal.failures:
             return
@@ -227,11 +236,9 @@ async def test_v33_a_shutdown_at_every_step_resumes(scene: Scene) -> None:
         world = World(store)
         async with anyio.create_task_group() as group, engine_of(scene, world, store) as engine:
             session = await engine.open("s")
-            with counting_steps(number, lambda: group.start_soon(engine.shutdown)) as steps:  # noqa: B023
-                try:
-                    await play(scene, session)
-                except EngineClosed:
-                    pass
+            stop = partial(group.start_soon, engine.shutdown)
+            with counting_steps(number, stop) as steps, suppress(EngineClosed):
+                await play(scene, session)
             await engine.shutdown()
         await check_resumes(scene, store, world, prompted=True)
         if not steps.acted:
@@ -253,9 +260,10 @@ async def test_m12_shutdown_inside_a_turn_is_an_interruption() -> None:
     async def ask() -> None:
         results.append(await session.ask("go"))
 
-    async with anyio.create_task_group() as group, Engine(
-        model=ScriptedModel([calls("linger")]), tools=[linger], journal=store
-    ) as engine:
+    async with (
+        anyio.create_task_group() as group,
+        Engine(model=ScriptedModel([calls("linger")]), tools=[linger], journal=store) as engine,
+    ):
         session = await engine.open("s")
         group.start_soon(ask)
         await started.wait()
@@ -278,7 +286,7 @@ async def test_m12_shutdown_inside_a_turn_is_an_interruption() -> None:
 
 @pytest.mark.parametrize("on_unknown", ["ask", "tell_model"])
 async def test_v33_settings_of_the_reopening_engine_count(on_unknown: str) -> None:
-    """After an orderly shutdown inside a write, who decides about it is what the engine says that reopens the session."""
+    """After an orderly shutdown inside a write, the engine that reopens the session says who decides about it."""
     store = MemoryJournal()
     started = anyio.Event()
 
@@ -288,9 +296,10 @@ async def test_v33_settings_of_the_reopening_engine_count(on_unknown: str) -> No
         await anyio.sleep_forever()
         return ""
 
-    async with anyio.create_task_group() as group, Engine(
-        model=ScriptedModel([calls("save")]), tools=[save], journal=store
-    ) as engine:
+    async with (
+        anyio.create_task_group() as group,
+        Engine(model=ScriptedModel([calls("save")]), tools=[save], journal=store) as engine,
+    ):
         session = await engine.open("s")
         group.start_soon(session.ask, "go")
         await started.wait()
@@ -314,7 +323,9 @@ async def test_f17_answer_after_a_restart_runs_the_recorded_arguments_once() -> 
 
     prompt = Prompt(text="go", calls=[call("pay", "ask", amount=7)])
     for _ in range(2):
-        async with Engine(model=ScriptedModel(["done"]), tools=[pay], journal=store, policy=Verdicts(ask="ask")) as engine:
+        async with Engine(
+            model=ScriptedModel(["done"]), tools=[pay], journal=store, policy=Verdicts(ask="ask")
+        ) as engine:
             session = await engine.open("s")
             if not session.pending:
                 assert (await session.ask(prompt)).outcome is Outcome.WAITING

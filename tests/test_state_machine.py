@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine.core.effects import KnownEffect, RunTool
 from engine.core.events import (
     KnownEvent,
-    ModelReplied,
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
@@ -28,9 +25,13 @@ from engine.testing.checks import check_session
 from engine.testing.recording import Recording
 from engine.testing.strategies import events, fitting, open_calls, replies
 
-
-def in_state(state: State) -> Callable[[SessionMachine], bool]:
-    return lambda machine: machine.session.state is state
+FORWARD = {
+    State.IDLE: "prompt_received",
+    State.PROCESSING: "context_prepared",
+    State.WAITING_FOR_USER: "user_answered",
+    State.SHUTDOWN: "resumed",
+}
+"""The kind that goes on, where there is just one."""
 
 
 def is_new(call: CallState) -> bool:
@@ -51,10 +52,6 @@ class SessionMachine(RuleBasedStateMachine):
     @property
     def session(self) -> Session:
         return self.recording.session
-
-    @property
-    def in_batch(self) -> bool:
-        return self.session.state in (State.EXECUTING_TOOLS, State.WAITING_FOR_USER)
 
     def take(self, event: KnownEvent) -> None:
         """Step, and hold the effects against what is known about the calls."""
@@ -95,43 +92,24 @@ class SessionMachine(RuleBasedStateMachine):
         """Take an event of a kind that fits."""
         self.take(data.draw(fitting(self.session, kind), kind))
 
-    @precondition(in_state(State.IDLE))
-    @rule(event=events("prompt_received"))
-    def ask(self, event: KnownEvent) -> None:
-        self.take(event)
-
-    @precondition(in_state(State.PROCESSING))
-    @rule(event=events("context_prepared"))
-    def prepare(self, event: KnownEvent) -> None:
-        self.take(event)
-
-    @precondition(in_state(State.GENERATING_RESPONSE))
-    @rule(event=replies(min_calls=1))
-    def reply_with_calls(self, event: ModelReplied) -> None:
-        self.take(event)
-
-    @precondition(in_state(State.GENERATING_RESPONSE))
-    @rule(event=replies(max_calls=0))
-    def reply_with_text(self, event: ModelReplied) -> None:
-        self.take(event)
-
-    @precondition(lambda self: self.in_batch and any(is_new(call) for call in open_calls(self.session)))
     @rule(data=st.data())
-    def start(self, data: st.DataObject) -> None:
-        self.draw(data, "tool_started")
+    def go_on(self, data: st.DataObject) -> None:
+        """Whatever brings the conversation forward; writes are started and calls are asked for more often than not."""
+        now = self.session
+        match now.state:
+            case State.GENERATING_RESPONSE:
+                self.take(
+                    data.draw(st.one_of(replies(min_calls=1), replies(min_calls=1), replies(max_calls=0)), "reply")
+                )
+            case State.EXECUTING_TOOLS:
+                kinds = ["tool_started"] * 2 if any(map(is_new, open_calls(now))) else []
+                kinds += ["tool_finished", *(["user_answered"] if now.pending else [])]
+                self.draw(data, data.draw(st.sampled_from(kinds), "kind"))
+            case State.ERROR:
+                self.recover()
+            case _:
+                self.draw(data, FORWARD[now.state])
 
-    @precondition(in_state(State.EXECUTING_TOOLS))
-    @rule(data=st.data())
-    def finish(self, data: st.DataObject) -> None:
-        self.draw(data, "tool_finished")
-
-    @precondition(lambda self: self.in_batch and self.session.pending)
-    @rule(data=st.data())
-    def answer(self, data: st.DataObject) -> None:
-        self.draw(data, "user_answered")
-
-    @precondition(in_state(State.ERROR))
-    @rule()
     def recover(self) -> None:
         """Do what the plan says."""
         plan = self.session.turn.plan if self.session.turn is not None else None
@@ -143,26 +121,14 @@ class SessionMachine(RuleBasedStateMachine):
         }
         self.take(carried_out[plan.action])
 
-    @precondition(lambda self: "faulted" in legal(self.session.state))
-    @rule(event=events("faulted"))
-    def fail(self, event: KnownEvent) -> None:
-        self.take(event)
+    @precondition(lambda self: self.session.seq % 4 == 0 and self.session.state is not State.SHUTDOWN)
+    @rule(data=st.data())
+    def disturb(self, data: st.DataObject) -> None:
+        """A fault, a cancellation, a shutdown, other settings; not at every step, or no turn would get anywhere."""
+        kinds = {"faulted", "turn_cancelled", "shutdown_requested", "session_opened"} & set(legal(self.session.state))
+        self.draw(data, data.draw(st.sampled_from(sorted(kinds)), "kind"))
 
-    @precondition(lambda self: "turn_cancelled" in legal(self.session.state))
-    @rule(event=events("turn_cancelled"))
-    def cancel(self, event: KnownEvent) -> None:
-        self.take(event)
-
-    @precondition(lambda self: "shutdown_requested" in legal(self.session.state))
-    @rule(event=events("shutdown_requested"))
-    def shut_down(self, event: KnownEvent) -> None:
-        self.take(event)
-
-    @precondition(lambda self: "session_opened" in legal(self.session.state))
-    @rule(event=events("session_opened"))
-    def change_settings(self, event: KnownEvent) -> None:
-        self.take(event)
-
+    @precondition(lambda self: self.session.seq % 3 == 1 or any(call.started for call in open_calls(self.session)))
     @rule(data=st.data())
     def crash(self, data: st.DataObject) -> None:
         """Lose everything but the journal; come back, and say so where a turn was open."""
@@ -174,6 +140,7 @@ class SessionMachine(RuleBasedStateMachine):
         if "resumed" in legal(self.session.state):
             self.draw(data, "resumed")
 
+    @precondition(lambda self: self.session.seq % 5 == 0)
     @rule(event=events())
     def send_anything(self, event: KnownEvent) -> None:
         """What does not fit is refused, and nothing changes; it is not recorded either way."""

@@ -13,7 +13,7 @@ from .effects import PREPARE_CONTEXT, AskUser, Recover, RunTool, effect_id, mode
 from .events import ModelReplied, PromptReceived
 from .recovery import batch_fault, counted, plan_for
 from .session import Batch, CallState, Turn
-from .values import Fault, Message, Outcome, PlannedCall, Request, ToolCall, ToolStatus
+from .values import Fault, Message, Outcome, PlannedCall, RecoveryPlan, Request, ToolCall, ToolStatus
 
 CONTINUE = "Continue exactly where you stopped."
 """What the model is told after a reply that its token limit cut off."""
@@ -275,7 +275,10 @@ def end_turn(cursor: Cursor, outcome: Outcome, reason: str, text: str | None = N
 
 def plan_recovery(cursor: Cursor, fault: Fault) -> None:
     """Plan what to do about a fault, and ask for it."""
-    turn = cursor.open_turn
-    plan = plan_for(fault, turn, cursor.opened.settings)
-    cursor.change_turn(fault=fault, plan=plan, fault_counts=counted(turn, fault.kind))
+    follow_plan(cursor, fault, plan_for(fault, cursor.open_turn, cursor.opened.settings))
+
+
+def follow_plan(cursor: Cursor, fault: Fault, plan: RecoveryPlan) -> None:
+    """Ask for a recovery plan to be carried out."""
+    cursor.change_turn(fault=fault, plan=plan, fault_counts=counted(cursor.open_turn, fault.kind))
     cursor.effects.append(Recover(plan=plan))

@@ -73,9 +73,9 @@ CLOSE = Close()
 
 
 @lru_cache(maxsize=128)
-def model_call(round: int) -> CallModel:
+def model_call(number: int) -> CallModel:
     """Return the request for the reply of a round, one object a round."""
-    return CallModel(round=round)
+    return CallModel(round=number)
 
 
 def shared_effect(data: Mapping[str, Any]) -> KnownEffect | None:

@@ -53,12 +53,22 @@ def _check_prompt(cursor: Cursor) -> None:
     _check_plans(cursor.event.direct_calls, cursor.event.plans)
 
 
+def _check_recovery(cursor: Cursor) -> None:
+    plan = cursor.open_turn.plan
+    assert plan is not None
+    says = {"resume": "resume", "ask": "ask a person", "give_up": "give up"}[plan.action]
+    if plan.action != {"recovered": "resume", "recovery_needs_user": "ask"}[cursor.event.kind]:
+        raise InvalidEvent(f"{cursor.event.kind}: the recovery plan says to {says}")
+
+
 _CHECKS: dict[str, Callable[[Cursor], None]] = {
     "tool_started": _check_call,
     "tool_finished": _check_call,
     "user_answered": _check_answer,
     "model_replied": _check_reply,
     "prompt_received": _check_prompt,
+    "recovered": _check_recovery,
+    "recovery_needs_user": _check_recovery,
 }
 
 
@@ -89,39 +99,38 @@ def _plans(cursor: Cursor) -> tuple[PlannedCall, ...]:
     return cursor.open_turn.direct_plans
 
 
+def no_call_is_planned(cursor: Cursor) -> bool:
+    """Whether there is no planned call at all."""
+    return not _plans(cursor)
+
+
 def some_call_runs(cursor: Cursor) -> bool:
     """Whether a planned call may run at once."""
-    plans = _plans(cursor)
-    return bool(plans) and any(plan.decision == "run" for plan in plans)
+    return any(plan.decision == "run" for plan in _plans(cursor))
 
 
 def some_call_asks(cursor: Cursor) -> bool:
     """Whether a planned call needs an approval."""
-    plans = _plans(cursor)
-    return bool(plans) and any(plan.decision == "ask" for plan in plans)
-
-
-def some_call_planned(cursor: Cursor) -> bool:
-    """Whether there is a planned call at all."""
-    return bool(_plans(cursor))
+    return any(plan.decision == "ask" for plan in _plans(cursor))
 
 
 def rounds_exhausted(cursor: Cursor) -> bool:
     """Whether the model asks for tools once more than `max_tool_rounds` admits."""
-    return bool(cursor.event.plans) and cursor.open_turn.round > cursor.opened.settings.max_tool_rounds
+    return cursor.open_turn.round > cursor.opened.settings.max_tool_rounds
 
 
 def parsing_exhausted(cursor: Cursor) -> bool:
     """Whether malformed arguments came once more in a row than `max_parse_retries` admits."""
-    plans = cursor.event.plans
-    malformed = bool(plans) and any(plan.malformed for plan in plans)
-    return malformed and cursor.open_turn.malformed_streak >= cursor.opened.settings.max_parse_retries
+    if cursor.open_turn.malformed_streak < cursor.opened.settings.max_parse_retries:
+        return False
+    return any(plan.malformed for plan in cursor.event.plans)
 
 
 def wants_continuation(cursor: Cursor) -> bool:
-    """Whether the reply was cut off by its token limit and the turn may still continue it."""
-    cut = cursor.event.reply.finish == "length"
-    return cut and cursor.open_turn.continuations < cursor.opened.settings.max_continuations
+    """Whether the reply is a text that its token limit cut off, and the turn may still continue it."""
+    if cursor.event.reply.finish != "length" or cursor.event.plans:
+        return False
+    return cursor.open_turn.continuations < cursor.opened.settings.max_continuations
 
 
 def others_run(cursor: Cursor) -> bool:
@@ -134,8 +143,8 @@ def others_run(cursor: Cursor) -> bool:
 
 
 def answers_missing(cursor: Cursor) -> bool:
-    """Whether a call still waits for an approval."""
-    return bool(cursor.open_turn.requests) and any(call.asks for call in cursor.calls)
+    """Whether a question is still open: an approval, or an outcome that nobody saw."""
+    return bool(cursor.open_turn.requests)
 
 
 def finished_in_trouble(cursor: Cursor) -> bool:

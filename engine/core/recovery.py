@@ -48,7 +48,7 @@ def plan_for(fault: Fault, turn: Turn, settings: SessionSettings) -> RecoveryPla
     attempt = sum(count for kind, count in turn.fault_counts if kind in _MODEL_FAULTS) + 1
     if fault.kind not in _MODEL_FAULTS or not fault.retryable or attempt > settings.max_model_retries:
         return RecoveryPlan(action="give_up", attempt=attempt)
-    backoff_s = min(MAX_DELAY_S, settings.backoff_base_s * _BACKOFF_SHARE[fault.kind] * 2 ** (attempt - 1))
+    backoff_s = min(MAX_DELAY_S, settings.backoff_base_s * _BACKOFF_SHARE[fault.kind] * 2.0 ** min(attempt - 1, 64))
     return RecoveryPlan(
         action="resume",
         resume=State.GENERATING_RESPONSE,

@@ -11,6 +11,7 @@ from .actions import (
     change_call,
     close_open_calls,
     end_turn,
+    follow_plan,
     plan_recovery,
     prepare,
     recover_batch,
@@ -21,7 +22,7 @@ from .cursor import Cursor
 from .effects import CANCEL_WORK, CLOSE, AskUser, Recover, RunTool
 from .guards import after_interruption, answered_request, find_call
 from .recovery import TROUBLE
-from .values import Outcome, Request, State, ToolStatus
+from .values import Outcome, RecoveryPlan, Request, State, ToolStatus
 
 
 def cancel_turn(cursor: Cursor) -> None:
@@ -74,9 +75,16 @@ def recover_answered_batch(cursor: Cursor) -> None:
 
 
 def note_fault(cursor: Cursor) -> None:
-    """Stop what is in flight and plan what to do about the fault."""
+    """Stop what is in flight and plan what to do about the fault.
+
+    Only a model call can be taken up again as it was. A fault that strikes anywhere else ends the turn: resuming could
+    leave open calls behind, or skip what the host asked for.
+    """
     cursor.effects.append(CANCEL_WORK)
-    plan_recovery(cursor, cursor.event.fault)
+    if cursor.session.state is State.GENERATING_RESPONSE:
+        plan_recovery(cursor, cursor.event.fault)
+    else:
+        follow_plan(cursor, cursor.event.fault, RecoveryPlan(action="give_up"))
 
 
 def resume_processing(cursor: Cursor) -> None:
@@ -95,7 +103,8 @@ def ask_about_outcomes(cursor: Cursor) -> None:
     """Ask about every write whose end nobody saw."""
     requests = tuple(
         Request(
-            id=f"{call.key}:outcome",
+            # With the sequence: a late answer to an earlier question about this call must not answer this one.
+            id=f"{call.key}:outcome:{cursor.seq}",
             kind="outcome",
             call_id=call.call.id,
             text=f"{call.call.name} was started and its end was never seen. Did it take effect?",

@@ -49,19 +49,19 @@ ROWS: tuple[Row, ...] = (
     Row("session_opened", (IDLE, *IN_TURN, SHUTDOWN), None, None, do.note_opening),
     # A turn begins.
     Row("prompt_received", (IDLE,), None, PROCESSING, do.open_turn),
-    # The context is ready: run what the host asked for, else ask the model.
+    # The context is ready: ask the model, unless the host asked for calls.
+    Row("context_prepared", (PROCESSING,), given.no_call_is_planned, GENERATING, do.take_context),
     Row("context_prepared", (PROCESSING,), given.some_call_runs, TOOLS, do.take_direct_calls),
     Row("context_prepared", (PROCESSING,), given.some_call_asks, WAITING, do.take_direct_calls),
-    Row("context_prepared", (PROCESSING,), given.some_call_planned, PROCESSING, do.take_refused_direct_calls),
-    Row("context_prepared", (PROCESSING,), None, GENERATING, do.take_context),
-    # The model answered: limits first, then calls, then text.
+    Row("context_prepared", (PROCESSING,), None, PROCESSING, do.take_refused_direct_calls),
+    # The model answered: text first, then the limits, then calls.
+    Row("model_replied", (GENERATING,), given.wants_continuation, PROCESSING, do.continue_reply),
+    Row("model_replied", (GENERATING,), given.no_call_is_planned, IDLE, do.finish_turn),
     Row("model_replied", (GENERATING,), given.rounds_exhausted, ERROR, do.take_surplus_calls),
     Row("model_replied", (GENERATING,), given.parsing_exhausted, ERROR, do.take_hopeless_calls),
     Row("model_replied", (GENERATING,), given.some_call_runs, TOOLS, do.take_calls),
     Row("model_replied", (GENERATING,), given.some_call_asks, WAITING, do.take_calls),
-    Row("model_replied", (GENERATING,), given.some_call_planned, PROCESSING, do.take_refused_calls),
-    Row("model_replied", (GENERATING,), given.wants_continuation, PROCESSING, do.continue_reply),
-    Row("model_replied", (GENERATING,), None, IDLE, do.finish_turn),
+    Row("model_replied", (GENERATING,), None, PROCESSING, do.take_refused_calls),
     # Tools run. The batch settles as a whole: one call's trouble never cancels its siblings.
     Row("tool_started", (TOOLS,), None, None, do.note_start),
     Row("tool_finished", (TOOLS,), given.others_run, None, do.note_finish),

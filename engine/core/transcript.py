@@ -55,8 +55,10 @@ class Transcript(Sequence[Message]):
         return islice(self._items, self._length)
 
     def __reversed__(self) -> Iterator[Message]:
-        items = self._items
-        return (items[i] for i in range(self._length - 1, -1, -1))
+        if len(self._items) == self._length:
+            # It starts at today's end and walks away from where the list grows.
+            return reversed(self._items)
+        return reversed(self._items[: self._length])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Transcript):

@@ -248,9 +248,8 @@ def inspect_file(path: str) -> bool:
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_CORRUPT or not Path(path + "-wal").exists():
             raise
-        application, version = _read_marks(
-            path, "rw"
-        )  # a checkpoint was cut short: only with its WAL the file is whole
+        # A checkpoint was cut short: only with its WAL the file is whole.
+        application, version = _read_marks(path, "rw")
     if application != APPLICATION_ID:
         raise NotAJournal(f"{path} is another program's database and was not touched: name another file")
     if version > SCHEMA_VERSION:
@@ -258,7 +257,25 @@ def inspect_file(path: str) -> bool:
             f"{path} was written by a newer release (schema {version}, this one knows {SCHEMA_VERSION}): "
             "upgrade agent-engine"
         )
+    missing_bytes = _expected_bytes(path) - found.st_size
+    if missing_bytes > 0 and not Path(path + "-wal").exists():
+        # SQLite itself notices a cut inside the last page only when it reads there, and may list no session at all.
+        raise JournalCorrupt(path, found.st_size, f"the file was cut: {missing_bytes} bytes are missing at its end")
     return True
+
+
+def _expected_bytes(path: str) -> int:
+    """Return the size that the header of a database promises; 0 where it promises none.
+
+    The layout of the header is part of SQLite's file format: page size in bytes 16-17, where 1 stands for 65,536; size in
+    pages in bytes 28-31, valid where bytes 24-27 and 92-95 are the same.
+    """
+    with Path(path).open("rb") as file:
+        header = file.read(100)
+    if len(header) < 100 or header[24:28] != header[92:96]:
+        return 0
+    page_bytes = int.from_bytes(header[16:18], "big")
+    return (65_536 if page_bytes == 1 else page_bytes) * int.from_bytes(header[28:32], "big")
 
 
 def _read_marks(path: str, mode: str) -> tuple[int, int]:

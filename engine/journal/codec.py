@@ -14,7 +14,7 @@ from enum import Enum
 from hashlib import sha256
 from json.encoder import encode_basestring_ascii
 from math import isfinite
-from typing import Any, cast
+from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -193,7 +193,8 @@ def _event(trigger: str, data: Mapping[str, Any]) -> KnownEvent | UnknownEvent:
     validator = _EVENT_VALIDATORS.get(trigger)
     if validator is None:
         return UnknownEvent(kind=trigger, data=dict(data))
-    return cast(KnownEvent, validator.validate_python(data))
+    event: KnownEvent = validator.validate_python(data)
+    return event
 
 
 def _effects(data: Sequence[Mapping[str, Any]]) -> tuple[KnownEffect, ...]:

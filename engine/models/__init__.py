@@ -1,10 +1,36 @@
 """Models: adapters to language models. Each satisfies `engine.ports.Model`.
 
-The adapters that need an optional dependency import it when they are first used, not here.
+The adapters of optional dependencies are loaded when they are first asked for.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from .function import FunctionModel
 from .recorded import RecordedModel
 from .scripted import ScriptedModel
 
-__all__ = ["FunctionModel", "RecordedModel", "ScriptedModel"]
+if TYPE_CHECKING:
+    from .http import HttpModel, HttpSettings
+    from .llama_cpp import LlamaCppModel, LlamaSettings
+
+__all__ = [
+    "FunctionModel",
+    "HttpModel",
+    "HttpSettings",
+    "LlamaCppModel",
+    "LlamaSettings",
+    "RecordedModel",
+    "ScriptedModel",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("HttpModel", "HttpSettings"):
+        from . import http
+
+        return getattr(http, name)
+    if name in ("LlamaCppModel", "LlamaSettings"):
+        from . import llama_cpp
+
+        return getattr(llama_cpp, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import anyio.lowlevel
 
-from ..core.effects import CancelWork, KnownEffect, PrepareContext
+from ..core.effects import CANCEL_WORK, PREPARE_CONTEXT, KnownEffect
 from ..core.events import ContextPrepared, KnownEvent, ModelReplied, Resumed, SessionOpened, ToolFinished
 from ..core.record import TransitionRecord
 from ..core.session import Session
@@ -50,6 +50,8 @@ class Ledger:
         self._broadcast = broadcast
         self._digest = GENESIS
         self._attempted: list[TransitionRecord] = []
+        self._clock = parts.clock
+        self._asks_providers = bool(parts.providers)
 
     @property
     def shaken(self) -> bool:
@@ -77,7 +79,7 @@ class Ledger:
         """Step events, append their records together, then swap and publish.
 
         Where a step asks for the context and nobody provides any, that step is taken too: the records of both become
-        durable at once, which saves a commit a round.
+        durable at once, which saves a commit a round. Records of one commit carry the same time.
 
         Returns:
             What the last of the steps asked for, and what the earlier ones asked for that it did not call off.
@@ -86,28 +88,38 @@ class Ledger:
             IllegalTransition, InvalidEvent: an event was refused; nothing was written.
             JournalUnavailable, StaleWriter: the records are not known to be durable; the snapshot is as before.
         """
-        records: list[TransitionRecord] = []
-        snapshots: list[Session] = []
+        taken: list[tuple[TransitionRecord, Session]] = []
         effects: list[KnownEffect] = []
         session, digest = self.session, self._digest
-        waiting = deque(events)
-        while waiting:
-            event = waiting.popleft()
+        at, mono_ns = timestamp(self._clock.time_ns()), self._clock.monotonic_ns()
+        waiting = list(events)
+        for event in waiting:
             advanced, asked = step(session, event)
-            record = self._seal(session, event, advanced, asked, digest)
-            records.append(record)
-            snapshots.append(advanced)
+            record = seal(
+                session=session.id,
+                seq=advanced.seq,
+                at=at,
+                mono_ns=mono_ns,
+                source=session.state,
+                dest=advanced.state,
+                event=event,
+                effects=asked,
+                prev=digest,
+            )
+            taken.append((record, advanced))
             session, digest = advanced, record.hash
-            if asked and isinstance(asked[-1], PrepareContext) and not waiting and not self._parts.providers:
-                waiting.append(_CONTEXT_READY)
-            elif asked and isinstance(asked[0], CancelWork):
-                effects = list(asked)
-            else:
-                effects += asked
-        await self._append(records)
-        for record, advanced in zip(records, snapshots, strict=True):
+            if asked:
+                if asked[-1] is PREPARE_CONTEXT and not self._asks_providers and len(taken) == len(waiting):
+                    waiting.append(_CONTEXT_READY)
+                elif asked[0] is CANCEL_WORK:
+                    effects = list(asked)
+                else:
+                    effects += asked
+        await self._append([record for record, _ in taken])
+        for record, advanced in taken:
             self._take(record, advanced)
-            self._broadcast.record(record)
+            if self._broadcast.watched:
+                self._broadcast.record(record)
         return effects
 
     async def commit_opening(self, opened: SessionOpened | None) -> None:
@@ -140,22 +152,6 @@ class Ledger:
         """Give the right to write up."""
         await self._writer.release()
 
-    def _seal(
-        self, session: Session, event: KnownEvent, advanced: Session, effects: tuple[KnownEffect, ...], digest: str
-    ) -> TransitionRecord:
-        clock = self._parts.clock
-        return seal(
-            session=session.id,
-            seq=advanced.seq,
-            at=timestamp(clock.time_ns()),
-            mono_ns=clock.monotonic_ns(),
-            source=session.state,
-            dest=advanced.state,
-            event=event,
-            effects=effects,
-            prev=digest,
-        )
-
     async def _append(self, records: list[TransitionRecord]) -> None:
         """Append; whatever but success this ends with, what became durable is found out before anything else."""
         self._attempted = records
@@ -166,4 +162,5 @@ class Ledger:
         before, self.session = self.session, advanced
         self._digest = record.hash
         self.recent.append(record)
-        self.turns.see(record, before, advanced)
+        if record.trigger == "prompt_received" or advanced.turns != before.turns:
+            self.turns.see(record, before, advanced)

@@ -1,8 +1,8 @@
 """Journals that misbehave on purpose: fakes for tests of the engine and of what is built on it.
 
 `FailingJournal` fails chosen calls, `HoldingJournal` holds appends back until it is told to let them through,
-`YieldingJournal` lets others run around every append. All stand in front of any journal. May import core, errors, ports.
-Must never change what they pass on.
+`YieldingJournal` lets others run around every append. All stand in front of any journal. May import core, errors and
+ports. Must never change what they pass on.
 """
 
 from __future__ import annotations

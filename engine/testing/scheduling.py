@@ -1,8 +1,8 @@
 """The scheduler as a test instrument: count the steps of an event loop, act at a chosen one, let time pass at once.
 
-A step is one time that the loop lets something run. Cancelling at step 1, 2, 3 … until a run ends untouched covers every
-point where a program can be cancelled. Works on asyncio and on trio; trio is imported only when it is used. May import
-anyio. Must never be imported by the engine.
+A step is one time that the loop lets something run. Cancelling at step 1, 2, 3 … until a run ends untouched covers
+every point where a program can be cancelled. Works on asyncio and on trio; trio is imported only when it is used. Must
+never be imported by the engine.
 """
 
 from __future__ import annotations
@@ -51,14 +51,8 @@ def counting_steps(act_at: int = 0, act: Callable[[], object] | None = None) -> 
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        import trio
-
-        instrument = _Instrument(steps)
-        trio.lowlevel.add_instrument(instrument)
-        try:
+        with _counting_on_trio(steps):
             yield steps
-        finally:
-            trio.lowlevel.remove_instrument(instrument)
         return
     call_soon = loop.call_soon
 
@@ -71,7 +65,7 @@ def counting_steps(act_at: int = 0, act: Callable[[], object] | None = None) -> 
         return call_soon(counted, callback, args, context=context)
 
     counting = True
-    loop.call_soon = count_soon  # type: ignore[method-assign, assignment]
+    loop.call_soon = count_soon  # type: ignore[method-assign]
     try:
         yield steps
     finally:
@@ -79,12 +73,20 @@ def counting_steps(act_at: int = 0, act: Callable[[], object] | None = None) -> 
         loop.call_soon = call_soon  # type: ignore[method-assign]
 
 
-class _Instrument:
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
+@contextmanager
+def _counting_on_trio(steps: Steps) -> Iterator[None]:
+    import trio
 
-    def before_task_step(self, task: object) -> None:
-        self._steps.step()
+    class Instrument(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            steps.step()
+
+    instrument = Instrument()
+    trio.lowlevel.add_instrument(instrument)
+    try:
+        yield
+    finally:
+        trio.lowlevel.remove_instrument(instrument)
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -104,7 +106,7 @@ class _JumpingSelector(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An asyncio loop whose clock jumps to the next timer whenever nothing else is to be done. Not for work in threads."""
+    """An asyncio loop whose clock jumps to the next timer when nothing else is to be done. Not for work in threads."""
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()

@@ -67,13 +67,13 @@ def json_values() -> st.SearchStrategy[JsonValue]:
     return st.recursive(
         leaves,
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts(8), inner, max_size=3),
-        max_leaves=6,
+        max_leaves=4,
     )
 
 
 def json_objects() -> st.SearchStrategy[JsonObject]:
     """Return JSON objects."""
-    return st.dictionaries(texts(8), json_values(), max_size=3)
+    return st.dictionaries(texts(8), json_values(), max_size=2)
 
 
 def patches() -> st.SearchStrategy[WirePatch]:
@@ -98,8 +98,8 @@ def plans(call_id: str) -> st.SearchStrategy[PlannedCall]:
     """Return decisions about one call; one with malformed arguments is always refused."""
     seconds = st.none() | st.floats(0.1, 1000)
     allowed = st.builds(
-        PlannedCall, call_id=st.just(call_id), decision=st.sampled_from(["run", "ask"]),
-        effect=st.sampled_from(get_args(ToolEffect)), timeout_s=seconds, conflict_key=st.none() | texts(8),
+        PlannedCall, call_id=st.just(call_id), decision=st.sampled_from(["run", "run", "ask"]),
+        effect=st.sampled_from(["write", *get_args(ToolEffect)]), timeout_s=seconds, conflict_key=st.none() | texts(8),
     )  # fmt: skip
     refused = st.builds(
         PlannedCall, call_id=st.just(call_id), decision=st.just("refuse"), refusal=st.none() | texts(),

@@ -31,6 +31,8 @@ _MAX_INT_BITS = 14_000
 
 _SHOWN_CHARS = 120
 _MAX_CLAUSES = 20
+_SAFE = frozenset({str, bool, type(None)})
+_SMALL = 2**62
 _CONVERTED = (BaseModel, datetime, date, time, timedelta, Decimal, UUID, PurePath)
 
 
@@ -67,16 +69,8 @@ def _plain(value: object, path: str, parents: tuple[int, ...]) -> object:
         return value
     if isinstance(value, Enum):
         return _plain(value.value, path, parents)
-    if isinstance(value, int):
-        if value.bit_length() > _MAX_INT_BITS:
-            raise EncodingError(
-                path, f"an integer of {value.bit_length()} bits is no JSON number; return a string instead"
-            )
-        return value
-    if isinstance(value, float):
-        if math.isfinite(value):
-            return value
-        raise EncodingError(path, f"{value} has no JSON form; return None or a string instead")
+    if isinstance(value, int | float):
+        return _number(value, path)
     if isinstance(value, _CONVERTED):
         return _converted(value, path)
     if id(value) in parents:
@@ -94,11 +88,24 @@ def _plain(value: object, path: str, parents: tuple[int, ...]) -> object:
     raise EncodingError(path, f"a value of type {type(value).__name__} has no JSON form; return a str, dict or list")
 
 
+def _number(value: float, path: str) -> float:
+    if isinstance(value, int):
+        if value.bit_length() > _MAX_INT_BITS:
+            raise EncodingError(
+                path, f"an integer of {value.bit_length()} bits is no JSON number; use a string instead"
+            )
+    elif not math.isfinite(value):
+        raise EncodingError(path, f"{value} has no JSON form; use None or a string instead")
+    return value
+
+
 def _fields(value: object) -> Iterable[tuple[str, object]]:
     return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]  # type: ignore[arg-type]
 
 
 def _converted(value: object, path: str) -> object:
+    if isinstance(value, PurePath):
+        return str(value)
     try:
         return to_jsonable_python(value, inf_nan_mode="null")
     except Exception as error:
@@ -121,6 +128,10 @@ def check_json(value: object) -> None:
     Raises:
         EncodingError: `path` says where it is not.
     """
+    if isinstance(value, dict) and all(
+        type(item) in _SAFE or (type(item) is int and -_SMALL < item < _SMALL) for item in value.values()
+    ):
+        return
     try:
         _dumps(value)
     except Exception:
@@ -135,18 +146,19 @@ def complaint(error: ValidationError) -> str:
         place = ".".join(str(part) for part in detail["loc"]) or "arguments"
         clause = f"{place}: {detail['msg']}"
         if detail["type"] != "missing":
-            clause += f" (got {_repr(detail['input'])[:_SHOWN_CHARS]})"
+            clause += f" (got {shown(detail['input'])[:_SHOWN_CHARS]})"
         clauses.append(clause)
     if len(details) > _MAX_CLAUSES:
         clauses.append(f"and {len(details) - _MAX_CLAUSES} more")
     return "; ".join(clauses)
 
 
-def _repr(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as ASCII text, whatever its own text does."""
     try:
         return ascii(value)
-    except Exception:
-        return f"a {type(value).__name__}"
+    except Exception as broken:
+        return f"a {type(value).__name__} whose text cannot be shown ({type(broken).__name__})"
 
 
 def describe(error: BaseException) -> str:

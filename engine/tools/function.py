@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import update_wrapper
 from typing import Any, Generic, NotRequired, ParamSpec, TypedDict, TypeVar, cast, get_type_hints, overload
 
 import anyio
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from typing_extensions import TypedDict as DynamicTypedDict, Unpack
 
 from ..core.values import JsonObject, ToolEffect, ToolSpec, ToolStatus, check_id
@@ -114,8 +114,9 @@ class FunctionTool(Generic[P, R]):
         except GeneratorExit:
             raise
         except BaseException as error:
-            if _is_cancellation(error) and really_cancelled():
-                raise
+            cancellation = _cancellation_in(error)
+            if cancellation is not None and really_cancelled():
+                raise cancellation from None
             return ToolOutput(describe(error), ToolStatus.FAILED, type(error).__name__)
 
     async def probe(self, bound: Mapping[str, Any], context: ToolContext) -> ToolOutput | None:
@@ -142,7 +143,7 @@ class _Callee:
         """Return the encoded result."""
         arguments = dict(bound) if self.context_name is None else {**bound, self.context_name: context}
         if self.is_async:
-            return encode_result(await cast(Awaitable[object], self.function(**arguments)))
+            return encode_result(await self.function(**arguments))
         return await run_abandonable(lambda: encode_result(self.function(**arguments)), context.occupy())
 
 
@@ -168,12 +169,11 @@ def tool(
     return lambda decorated: FunctionTool(decorated, options)
 
 
-def _is_cancellation(error: BaseException) -> bool:
-    cancelled = anyio.get_cancelled_exc_class()
+def _cancellation_in(error: BaseException) -> BaseException | None:
+    """Return the cancellation that an error is, or that a task group of the tool's own holds beside others."""
     if isinstance(error, BaseExceptionGroup):
-        # A tool's own task group that was cancelled while one of its tasks failed.
-        return error.subgroup(cancelled) is not None
-    return isinstance(error, cancelled)
+        return next(filter(None, map(_cancellation_in, error.exceptions)), None)
+    return error if isinstance(error, anyio.get_cancelled_exc_class()) else None
 
 
 def really_cancelled() -> bool:
@@ -215,7 +215,7 @@ def _arguments_of(
             continue
         if parameter.name not in callee.hints:
             raise ToolDefinitionError(
-                f"tool {name!r}: parameter {parameter.name!r} has no annotation; annotate it, e.g. {parameter.name}: str"
+                f"tool {name!r}: parameter {parameter.name!r} has no annotation; annotate it: {parameter.name}: str"
             )
         hint = callee.hints[parameter.name]
         if parameter.default is parameter.empty:
@@ -235,7 +235,7 @@ def _adapter(
     try:
         adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(shape)
         schema = adapter.json_schema()
-    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, ValueError, TypeError) as error:
+    except (PydanticUserError, PydanticUndefinedAnnotation, ValueError, TypeError) as error:
         raise ToolDefinitionError(f"tool {name!r}: no JSON Schema for its annotations: {error}") from error
     schema.pop("title", None)
     for parameter, default in defaults.items():

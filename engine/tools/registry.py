@@ -13,7 +13,7 @@ from string import Formatter
 from ..core.values import PlannedCall, ToolCall, ToolSpec, ToolStatus
 from ..errors import EncodingError, ToolDefinitionError
 from ..ports import Policy, Tool, ToolOptions
-from .encode import check_json, describe
+from .encode import check_json, describe, shown
 from .function import FunctionTool
 
 _KEPT_CHARS = 10_000
@@ -101,7 +101,7 @@ def _recordable(call: ToolCall) -> ToolCall:
     try:
         check_json(call.arguments)
     except EncodingError:
-        return ToolCall(id=call.id, name=call.name, arguments_text=ascii(call.arguments)[:_KEPT_CHARS])
+        return ToolCall(id=call.id, name=call.name, arguments_text=shown(call.arguments)[:_KEPT_CHARS])
     return call
 
 

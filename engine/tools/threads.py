@@ -25,9 +25,9 @@ async def run_abandonable(function: Callable[[], T], on_end: Callable[[], None])
     """Run `function` in a thread; on cancellation stop waiting for it, at once.
 
     Args:
-        function: what to run. Whatever it raises is raised here. on_end: called in the event loop when the thread has
-        really ended, also long after a cancellation, or when it was
-            cancelled before the function began, which it then never does; not called when the loop is gone by then.
+        function: what to run. Whatever it raises is raised here.
+        on_end: called in the event loop when the thread has really ended, also long after a cancellation; or when the
+            call was cancelled before the function began, which it then never does. Not when the loop is gone by then.
     """
     # Whoever takes it first decides: the thread runs the function, or the caller gave up before it began.
     first = threading.Lock()

@@ -1,4 +1,4 @@
-"""What the tests of the living engine share: short ways to write calls and policies, and the checks that always hold."""
+"""What the tests of the living engine share: scenes, tools that count, and the checks that always hold."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from engine.ports import Decision, Journal, Tool, ToolOptions
 from engine.testing.checks import check_history, check_messages
 
 
-def call(name: str, id: str = "c1", **arguments: str | int) -> ToolCall:
+def call(name: str, call_id: str = "c1", **arguments: str | int) -> ToolCall:
     """Return a call of a tool."""
-    return ToolCall(id=id, name=name, arguments=dict(arguments))
+    return ToolCall(id=call_id, name=name, arguments=dict(arguments))
 
 
 def calls(*names: str) -> ModelReply:
@@ -115,7 +115,7 @@ SCENES = (
 
 
 class World:
-    """What the tools of a scene touch: it knows how often each call was executed, and looks the journal over the shoulder.
+    """What the tools of a scene touch: it counts executions and looks over the journal's shoulder.
 
     Attributes:
         done: how often each call took effect, by idempotency key.

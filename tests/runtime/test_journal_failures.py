@@ -1,4 +1,4 @@
-"""A journal that fails at its n-th append, for every n: the turn stops at once, nothing is lost, the next use goes on."""
+"""A journal that fails at its n-th append, for every n: the turn stops, nothing is lost, the next use goes on."""
 
 from __future__ import annotations
 
@@ -168,10 +168,12 @@ async def test_v33_failing_release_keeps_no_other_session_open() -> None:
     """When one session cannot be released at the end, all others are, and the failure surfaces."""
     store = MemoryJournal()
     journal = FailingJournal(store, 1, operations=("release",))
+    engine = engine_of(Scene("text"), World(store), journal)
+    await engine.__aenter__()
+    for name in ("a", "b", "c"):
+        await (await engine.open(name)).ask("again")
     with pytest.raises(JournalUnavailable):
-        async with engine_of(Scene("text"), World(store), journal) as engine:
-            for name in ("a", "b", "c"):
-                await (await engine.open(name)).ask("again")
+        await engine.__aexit__(None, None, None)
     for name in ("b", "c"):
         await (await store.claim(name)).release()
     assert journal.calls == 3

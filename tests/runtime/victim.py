@@ -1,4 +1,4 @@
-"""A process that runs one turn and kills itself with SIGKILL at a given point of it; the tools note what they do in a file.
+"""A process that runs one turn and kills itself at a given point of it; its tools note what they do in a file.
 
 Run as `python -m tests.runtime.victim JOURNAL NOTES POINT BACKEND`. The parent builds its engine from the same parts.
 """
@@ -70,7 +70,7 @@ def journal_at(path: Path) -> Journal:
 def engine_at(path: Path, notes: Notes, point: str = "", settings: EngineSettings | None = None) -> Engine:
     """Return an engine over these files whose process dies at `point`.
 
-    The points: in look, in bump, in save, in model, in probe, at model_replied, at tool_finished, …: any kind of event.
+    The points: in look, in bump, in save, in model, …, and "at" any kind of event.
     """
 
     def die(place: str) -> None:

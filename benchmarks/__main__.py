@@ -1,0 +1,91 @@
+"""`python -m benchmarks`: run the benchmarks and print the table.
+
+May import everything beside it. Exit status 0, whatever the numbers are; 1 where something that was measured did not do
+its work (a wrong text or count), 2 for wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+
+from . import append, growth, import_time, opening, replay, sessions, step, turn
+from .numbers import FULL, NORMAL, QUICK, Effort, Result, WrongResult
+from .report import Run, as_json, as_text, load, versions
+
+BENCHMARKS: Mapping[str, Callable[[Effort, Path], Result]] = {
+    "step": step.measure,
+    "append": append.measure,
+    "turn": turn.measure,
+    "growth": growth.measure,
+    "open": opening.measure,
+    "replay": replay.measure,
+    "import_time": import_time.measure,
+    "sessions": sessions.measure,
+}
+
+
+def run(names: Sequence[str], effort: Effort, disk: Path) -> Run:
+    """Run benchmarks one after the other; one that goes wrong is reported and stops no other.
+
+    Args:
+        names: which, in this order.
+        effort: how much of each.
+        disk: a folder on a real disk, for what is to be durable there.
+    """
+    found = Run(effort.name, versions())
+    found.notes.append(f"load at the beginning: {load()}")
+    for name in names:
+        began = perf_counter()
+        print(f"{name} …", end=" ", file=sys.stderr, flush=True)
+        try:
+            result = BENCHMARKS[name](effort, disk)
+        except* WrongResult as group:
+            found.wrong += [f"{name}: {error}" for error in _leaves(group)]
+        else:
+            found.add(result.numbers, result.notes)
+        print(f"{perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
+    found.notes.append(f"load at the end: {load()}")
+    return found
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+def _effort(given: argparse.Namespace) -> Effort:
+    if given.quick:
+        return QUICK
+    return FULL if given.full else NORMAL
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What the engine costs, and its floors.")
+    effort = parser.add_mutually_exclusive_group()
+    effort.add_argument("--quick", action="store_true", help="less of everything: under a minute instead of a few")
+    effort.add_argument("--full", action="store_true", help="more of everything, growth up to turn 10,000")
+    parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
+    parser.add_argument("--disk", type=Path, metavar="FOLDER", help="a folder on the disk to measure on")
+    given = parser.parse_args(arguments)
+    disk = given.disk or Path(tempfile.gettempdir())
+    if not disk.is_dir():
+        parser.error(f"--disk {disk}: there is no such folder")
+    found = run(given.only or list(BENCHMARKS), _effort(given), disk)
+    print(as_text(found))
+    if given.json is not None:
+        given.json.write_text(json.dumps(as_json(found), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 1 if found.wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,87 @@
+"""Synchronous tools in threads: given up at once, counted until they end, never begun after they were given up."""
+
+from __future__ import annotations
+
+import threading
+
+import anyio
+import pytest
+
+from engine.testing.scheduling import counting_steps
+from engine.tools.threads import run_abandonable
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_value_and_end_arrive() -> None:
+    """The function's value is returned, and its end reported in the event loop's thread."""
+    ends: list[int] = []
+    value = await run_abandonable(lambda: threading.get_ident(), lambda: ends.append(threading.get_ident()))
+    assert value != threading.get_ident()
+    assert ends == [threading.get_ident()]
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), StopIteration(1), SystemExit(3), KeyboardInterrupt()])
+async def test_what_the_function_raises_is_raised_here(error: BaseException) -> None:
+    """Any exception comes out as it is, and the end is reported."""
+    ends: list[int] = []
+
+    def fail() -> None:
+        raise error
+
+    # A coroutine cannot raise StopIteration: Python makes it the cause of a RuntimeError.
+    with pytest.raises((type(error), RuntimeError)) as raised:
+        await run_abandonable(fail, lambda: ends.append(1))
+    assert error in (raised.value, raised.value.__cause__)
+    assert ends == [1]
+
+
+async def test_f5_abandoned_thread_reports_its_end_when_it_ends() -> None:
+    """A cancelled call returns at once while its thread goes on; the end is reported when the thread ends, once."""
+    entered, free = threading.Event(), threading.Event()
+    ended = anyio.Event()
+    ends: list[int] = []
+
+    def linger() -> None:
+        entered.set()
+        free.wait(60)
+
+    def note() -> None:
+        ends.append(1)
+        ended.set()
+
+    async with anyio.create_task_group() as group:
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as inner:
+                inner.start_soon(run_abandonable, linger, note)
+                await anyio.to_thread.run_sync(entered.wait)
+                inner.cancel_scope.cancel()
+        assert not scope.cancel_called
+        assert ends == []
+        free.set()
+        await ended.wait()
+        group.cancel_scope.cancel()
+    assert ends == [1]
+
+
+async def test_f5_a_call_cancelled_at_any_step_reports_exactly_one_end() -> None:
+    """Cancelled before, while or after its thread starts: one end is reported; given up early, it never runs."""
+    step = 0
+    acted = True
+    while acted:
+        step += 1
+        assert step < 100
+        ends: list[int] = []
+        ran: list[int] = []
+        ended = anyio.Event()
+
+        def note(ends: list[int] = ends, ended: anyio.Event = ended) -> None:
+            ends.append(1)
+            ended.set()
+
+        with anyio.CancelScope() as scope, counting_steps(step, scope.cancel) as steps:
+            await run_abandonable(lambda ran=ran: ran.append(1), note)  # type: ignore[misc]
+        acted = steps.acted
+        await ended.wait()
+        assert ends == [1]
+        assert len(ran) <= 1
