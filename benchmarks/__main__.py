@@ -13,12 +13,15 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import TypeAlias
 
 from . import append, growth, import_time, opening, replay, sessions, step, turn
 from .numbers import FULL, NORMAL, QUICK, Effort, Result, WrongResult
 from .report import Run, as_json, as_text, load, versions
 
-BENCHMARKS: Mapping[str, Callable[[Effort, Path], Result]] = {
+Measure: TypeAlias = Callable[[Effort, Path], Result]
+
+BENCHMARKS: Mapping[str, Measure] = {
     "step": step.measure,
     "append": append.measure,
     "turn": turn.measure,
@@ -30,23 +33,23 @@ BENCHMARKS: Mapping[str, Callable[[Effort, Path], Result]] = {
 }
 
 
-def run(names: Sequence[str], effort: Effort, disk: Path) -> Run:
+def run(benchmarks: Mapping[str, Measure], effort: Effort, disk: Path) -> Run:
     """Run benchmarks one after the other; one that goes wrong is reported and stops no other.
 
     Args:
-        names: which, in this order.
+        benchmarks: by name, in their order.
         effort: how much of each.
         disk: a folder on a real disk, for what is to be durable there.
     """
     found = Run(effort.name, versions())
     found.notes.append(f"load at the beginning: {load()}")
-    for name in names:
+    for name, measure in benchmarks.items():
         began = perf_counter()
         print(f"{name} …", end=" ", file=sys.stderr, flush=True)
         try:
-            result = BENCHMARKS[name](effort, disk)
+            result = measure(effort, disk)
         except* WrongResult as group:
-            found.wrong += [f"{name}: {error}" for error in _leaves(group)]
+            found.wrong += [f"{name}: {error}" for error in leaves(group)]
         else:
             found.add(result.numbers, result.notes)
         print(f"{perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
@@ -54,10 +57,11 @@ def run(names: Sequence[str], effort: Effort, disk: Path) -> Run:
     return found
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
+def leaves(group: ExceptionGroup[WrongResult]) -> list[WrongResult]:
+    """Return the errors of a group, however deep they are."""
+    found: list[WrongResult] = []
     for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+        found += [error] if isinstance(error, WrongResult) else leaves(error)
     return found
 
 
@@ -80,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     disk = given.disk or Path(tempfile.gettempdir())
     if not disk.is_dir():
         parser.error(f"--disk {disk}: there is no such folder")
-    found = run(given.only or list(BENCHMARKS), _effort(given), disk)
+    found = run({name: BENCHMARKS[name] for name in given.only or BENCHMARKS}, _effort(given), disk)
     print(as_text(found))
     if given.json is not None:
         given.json.write_text(json.dumps(as_json(found), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, Required, TypeAlias, TypedDict
 
 from .workload import TOOL_DELAY_S, Shape, call_id, prompt
 
@@ -27,7 +27,7 @@ class Call(TypedDict):
 class Item(TypedDict, total=False):
     """A message as plain data."""
 
-    role: str
+    role: Required[str]
     text: str | None
     calls: list[Call]
     call_id: str
@@ -50,7 +50,7 @@ async def nursery(functions: Sequence[Callable[[], Awaitable[Item]]]) -> list[It
     """Run them on bare trio."""
     import trio
 
-    results: list[Item] = [{} for _ in functions]
+    results: dict[int, Item] = {}
 
     async def run(place: int, function: Callable[[], Awaitable[Item]]) -> None:
         results[place] = await function()
@@ -58,7 +58,7 @@ async def nursery(functions: Sequence[Callable[[], Awaitable[Item]]]) -> list[It
     async with trio.open_nursery() as group:
         for place, function in enumerate(functions):
             group.start_soon(run, place, function)
-    return results
+    return [results[place] for place in range(len(functions))]
 
 
 def keep_nothing(item: Item) -> None:
@@ -94,7 +94,7 @@ class Floor:
             self._store(reply)
             calls = reply.get("calls")
             if not calls:
-                return reply["text"] or ""
+                return reply.get("text") or ""
             items += await self._run_all([self._runner(call) for call in calls])
 
     def _runner(self, call: Call) -> Callable[[], Awaitable[Item]]:
@@ -111,7 +111,7 @@ async def _think(items: Sequence[Item], shape: Shape) -> Item:
     results, asked = 0, ""
     for item in reversed(items):
         if item["role"] == "user":
-            asked = item["text"] or ""
+            asked = item.get("text") or ""
             break
         if item["role"] == "tool":
             results += 1

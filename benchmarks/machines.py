@@ -20,12 +20,12 @@ CYCLE: tuple[tuple[str, str, str], ...] = (
 )
 """Trigger, source, destination."""
 
-TURN = ("prompted", "prepared", "asked", "finished", "prepared", "answered")
+TURN: Sequence[str] = ("prompted", "prepared", "asked", "finished", "prepared", "answered")
 
 
 def triggers(count: int) -> list[str]:
     """Return triggers of `count` transitions, rounded up to whole turns."""
-    return list(TURN) * -(-count // len(TURN))
+    return [*TURN] * -(-count // len(TURN))
 
 
 def run_dict(names: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -37,28 +37,28 @@ def notes() -> tuple[str, ...]:
 
 
 @contextmanager
-def ram_disk(disk: Path) -> Iterator[Place]:
+def ram_disk(disk: Path) -> Generator[Place]:
     """Give an empty folder on the RAM disk, or on the disk where there is none."""
     with _empty_folder(RAM_DISK if has_ram_disk() else disk) as folder:
         yield Place("ram", folder)
 
 
 @contextmanager
-def real_disk(disk: Path) -> Iterator[Place]:
+def real_disk(disk: Path) -> Generator[Place]:
     """Give an empty folder in `disk`."""
     with _empty_folder(disk) as folder:
         yield Place("disk", folder)
 
 
 @contextmanager
-def both(disk: Path) -> Iterator[tuple[Place, ...]]:
+def both(disk: Path) -> Generator[tuple[Place, ...]]:
     """Give both places."""
     with ram_disk(disk) as ram, real_disk(disk) as real:
         yield ram, real
 
 
 @contextmanager
-def _empty_folder(parent: Path) -> Iterator[Path]:
+def _empty_folder(parent: Path) -> Generator[Path]:
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=parent) as folder:
         yield Path(folder)
 

@@ -30,9 +30,9 @@ class Run:
 
     effort: str
     versions: dict[str, str]
-    numbers: dict[str, Number] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
+    numbers: dict[str, Number] = field(default_factory=dict[str, Number])
+    notes: list[str] = field(default_factory=list[str])
+    wrong: list[str] = field(default_factory=list[str])
 
     def add(self, numbers: Sequence[Number], notes: Sequence[str]) -> None:
         """Add what one benchmark found."""
@@ -95,7 +95,7 @@ def as_text(run: Run) -> str:
 
 
 def _numbers_table(numbers: Sequence[Number]) -> str:
-    rows = [("number", "unit", "median", "p10", "p99", "samples")]
+    rows: list[tuple[str, ...]] = [("number", "unit", "median", "p10", "p99", "samples")]
     for number in numbers:
         spread = ("", "") if number.p10 is None or number.p99 is None else (_short(number.p10), _short(number.p99))
         rows.append((number.name, number.unit, _short(number.median), *spread, str(number.samples)))

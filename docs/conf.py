@@ -57,7 +57,7 @@ nitpick_ignore = [
 
 
 def _read_as_markdown(_app: Sphinx, _what: str, _name: str, _of: object, _options: object, lines: list[str]) -> None:
-    """Docstrings are written to be read in the source: `code` is code, and an indented block after text stays as it is."""
+    """Take docstrings as they read in the source: `code` is code, an indented block after text stays as it is."""
     read: list[str] = []
     for line in lines:
         if line.startswith("    ") and len(read) > 1 and not read[-1] and read[-2] and not read[-2].startswith(" "):

@@ -100,8 +100,8 @@ class SessionBusy(UsageError):
         self.session = session
         self.owner = owner
         super().__init__(
-            f"session {session!r} is held by another writer ({owner}); read it with journal.read or replay, wait for the "
-            "holder to release it, or take it over with engine.open(..., takeover=True)"
+            f"session {session!r} is held by another writer ({owner}); read it with journal.read or replay, wait for "
+            "the holder to release it, or take it over with engine.open(..., takeover=True)"
         )
 
 

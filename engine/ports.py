@@ -154,7 +154,7 @@ class Tool(Protocol):
         ...
 
     async def run(self, bound: Mapping[str, Any], context: ToolContext) -> ToolOutput:
-        """Run the call. Whatever it raises, BaseException included, becomes a failed result; cancellation is passed on."""
+        """Run the call. Whatever it raises, BaseException included, becomes a failed result; cancellation passes."""
         ...
 
 
@@ -257,7 +257,7 @@ class SessionInfo(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """The last durable record of a session (0 and 64 zeros where there is none), and how many torn bytes were cut off."""
+    """The last durable record of a session (0 and 64 zeros where there is none), and how many torn bytes were cut."""
 
     seq: int
     hash: str

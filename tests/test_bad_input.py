@@ -290,9 +290,9 @@ BAD_ARGUMENTS = {
     "surplus": (ToolCall(id="c", name="look", arguments={"to": 1}), "to: Extra inputs are not permitted"),
     "NaN": (ToolCall(id="c", name="look", arguments={"at": float("nan")}), "has no JSON form"),
     "no JSON": (ToolCall(id="c", name="look", arguments_text='{"at": 1'), "delimiter"),
-    "a list": (ToolCall(id="c", name="look", arguments_text="[1]"), "must be one JSON object, not list"),
+    "a list": (ToolCall(id="c", name="look", arguments_text="[1]"), "not a list"),
     "huge": (ToolCall(id="c", name="look", arguments={"at": 10**5000}), "bits is no JSON number"),
-    "depth": (ToolCall(id="c", name="look", arguments_text="[" * 100_000), "nested too deeply"),
+    "depth": (ToolCall(id="c", name="look", arguments_text="[" * 100_000), "levels"),
 }
 
 

@@ -102,7 +102,7 @@ class Faulted(Value):
 
 
 class Recovered(Value):
-    """The recovery plan was carried out; the interrupted step is done again. `waited_s` is what the plan really took."""
+    """The recovery plan was carried out; the interrupted step is done again. `waited_s` is what it really took."""
 
     kind: Literal["recovered"] = "recovered"
     waited_s: Annotated[float, Field(ge=0)] = 0.0

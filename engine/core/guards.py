@@ -136,10 +136,7 @@ def wants_continuation(cursor: Cursor) -> bool:
 def others_run(cursor: Cursor) -> bool:
     """Whether another call than the one that finished still runs."""
     finished = cursor.event.call_id
-    for call in cursor.calls:
-        if call.runs and call.call.id != finished:
-            return True
-    return False
+    return any(call.runs and call.call.id != finished for call in cursor.calls)
 
 
 def answers_missing(cursor: Cursor) -> bool:
@@ -154,10 +151,7 @@ def finished_in_trouble(cursor: Cursor) -> bool:
 
 def unhandled_trouble(cursor: Cursor) -> bool:
     """Whether an earlier end in the batch is a fault that no recovery has dealt with."""
-    for call in cursor.calls:
-        if call.status in TROUBLE and not call.handled:
-            return True
-    return False
+    return any(call.status in TROUBLE and not call.handled for call in cursor.calls)
 
 
 def answer_starts_call(cursor: Cursor) -> bool:

@@ -52,7 +52,7 @@ def plan_for(fault: Fault, turn: Turn, settings: SessionSettings) -> RecoveryPla
     return RecoveryPlan(
         action="resume",
         resume=State.GENERATING_RESPONSE,
-        delay_s=backoff_s if fault.retry_after_s is None else max(0.0, fault.retry_after_s),
+        delay_s=backoff_s if fault.retry_after_s is None else fault.retry_after_s,
         attempt=attempt,
         attempts_left=settings.max_model_retries - attempt,
     )

@@ -81,10 +81,11 @@ def note_fault(cursor: Cursor) -> None:
     leave open calls behind, or skip what the host asked for.
     """
     cursor.effects.append(CANCEL_WORK)
-    if cursor.session.state is State.GENERATING_RESPONSE:
-        plan_recovery(cursor, cursor.event.fault)
+    fault = cursor.event.fault
+    if cursor.session.state is State.GENERATING_RESPONSE and fault.kind not in TROUBLE.values():
+        plan_recovery(cursor, fault)
     else:
-        follow_plan(cursor, cursor.event.fault, RecoveryPlan(action="give_up"))
+        follow_plan(cursor, fault, RecoveryPlan(action="give_up"))
 
 
 def resume_processing(cursor: Cursor) -> None:

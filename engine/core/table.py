@@ -105,9 +105,8 @@ def validate(rows: tuple[Row, ...]) -> None:
 
     Raises:
         TableError: an event without rows, or rows without an event; a row twice; a group of rows for one event and
-        state
-            that does not end in exactly one row without a guard; a way out of SHUTDOWN other than `resumed`; a state
-            that cannot be reached or left.
+            state that does not end in exactly one row without a guard; a way out of SHUTDOWN other than `resumed`; a
+            state that cannot be reached or left.
     """
     if {row.trigger for row in rows} != set(EVENT_TYPES):
         raise TableError(f"rows and events differ: {sorted({row.trigger for row in rows} ^ set(EVENT_TYPES))}")

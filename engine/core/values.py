@@ -190,7 +190,7 @@ class ModelReply(Value):
 
 
 class Prompt(Value):
-    """What opens a turn: a text, calls to run without asking the model first, or ready-made messages instead of a text."""
+    """What opens a turn: a text, calls to run without asking the model first, or messages instead of a text."""
 
     text: str | None = None
     calls: ToolCalls = ()
@@ -200,7 +200,7 @@ class Prompt(Value):
 
 
 class PlannedCall(Value):
-    """What was decided about a call before it entered the core: run it, ask first, or refuse it and tell the model why."""
+    """What was decided about a call before it entered the core: run it, ask first, or refuse it and say why."""
 
     call_id: str
     decision: Literal["run", "ask", "refuse"] = "run"
@@ -241,7 +241,7 @@ class Fault(Value):
     message: str
     retryable: bool = False
     status: int | None = None
-    retry_after_s: float | None = None
+    retry_after_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 class RecoveryPlan(Value):

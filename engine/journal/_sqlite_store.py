@@ -267,8 +267,8 @@ def inspect_file(path: str) -> bool:
 def _expected_bytes(path: str) -> int:
     """Return the size that the header of a database promises; 0 where it promises none.
 
-    The layout of the header is part of SQLite's file format: page size in bytes 16-17, where 1 stands for 65,536; size in
-    pages in bytes 28-31, valid where bytes 24-27 and 92-95 are the same.
+    The layout of the header is part of SQLite's file format: page size in bytes 16-17, where 1 stands for 65,536; size
+    in pages in bytes 28-31, valid where bytes 24-27 and 92-95 are the same.
     """
     with Path(path).open("rb") as file:
         header = file.read(100)

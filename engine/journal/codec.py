@@ -14,7 +14,7 @@ from enum import Enum
 from hashlib import sha256
 from json.encoder import encode_basestring_ascii
 from math import isfinite
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -34,6 +34,7 @@ _TAIL = {"mono_ns", "prev", "seq", "session", "source", "trigger", "v"}
 _KEYS = frozenset(_TAIL | {"at", "dest", "effects", "event", "hash"})
 _STATES = {state.value: state for state in State}
 _EFFECTS: TypeAdapter[tuple[KnownEffect, ...]] = TypeAdapter(tuple[Effect, ...])
+_EFFECT_KINDS = frozenset(kind.model_fields["kind"].default for kind in get_args(KnownEffect))
 _EVENT_VALIDATORS = {kind: event.__pydantic_validator__ for kind, event in EVENT_TYPES.items()}
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
@@ -150,7 +151,7 @@ def decode(line: str, where: str = "record", offset: int = 0) -> TransitionRecor
         fields = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise JournalCorrupt(where, offset, f"not a JSON record ({error})") from error
-    if not isinstance(fields, dict) or not isinstance(fields.get("hash"), str) or not isinstance(fields.get("v"), int):
+    if not isinstance(fields, dict) or not isinstance(fields.get("hash"), str) or type(fields.get("v")) is not int:
         raise JournalCorrupt(where, offset, "not a transition record")
     digest = fields["hash"]
     member = f'"hash":"{digest}",'
@@ -167,12 +168,14 @@ def decode(line: str, where: str = "record", offset: int = 0) -> TransitionRecor
 def _upcast(fields: dict[str, Any], where: str) -> dict[str, Any]:
     while fields["v"] != RECORD_VERSION:
         version = fields["v"]
-        if version > RECORD_VERSION or version not in UPCASTERS:
+        if version > RECORD_VERSION:
             raise JournalTooNew(
                 f"{where} holds records of version {version}, this release reads up to {RECORD_VERSION}: "
                 "upgrade agent-engine to read it"
             )
-        fields = UPCASTERS[version](fields)
+        if version not in UPCASTERS:
+            raise JournalCorrupt(where, 0, f"no upcaster leads from record version {version} to {RECORD_VERSION}")
+        fields = {**UPCASTERS[version](fields), "v": version + 1}
     return fields
 
 
@@ -180,10 +183,14 @@ def _build(fields: dict[str, Any], line: str, where: str, offset: int) -> Transi
     try:
         if fields.keys() != _KEYS:
             raise ValueError(f"members {sorted(fields)} instead of {sorted(_KEYS)}")
+        event, effects = _event(fields["trigger"], fields["event"]), fields["effects"]
+        if isinstance(event, UnknownEvent):
+            # A newer release's event may ask for a newer release's effects: they are left out with its meaning.
+            effects = [effect for effect in effects if effect.get("kind") in _EFFECT_KINDS]
         return TransitionRecord(
             fields["v"], fields["session"], fields["seq"], fields["at"], fields["mono_ns"], fields["trigger"],
-            _STATES[fields["source"]], _STATES[fields["dest"]], _event(fields["trigger"], fields["event"]),
-            _effects(fields["effects"]), fields["prev"], fields["hash"], line,
+            _STATES[fields["source"]], _STATES[fields["dest"]], event, _effects(effects), fields["prev"],
+            fields["hash"], line,
         )  # fmt: skip
     except (ValidationError, KeyError, ValueError, TypeError) as error:
         raise JournalCorrupt(where, offset, f"not a record of version {RECORD_VERSION}: {error}") from error

@@ -13,22 +13,12 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
+from ..core.arguments import call_from_text, is_object, json_text, parse_arguments
 from ..core.notices import ReasoningDelta, TextDelta, ToolInputDelta
 from ..core.values import FinishReason, JsonObject, Message, ModelReply, ToolCall, Usage, WirePatch
 from ..errors import ModelError
 from ..ports import Emit
-from .wire import (
-    as_list,
-    as_object,
-    call_from_text,
-    is_object,
-    join_surrogates,
-    json_text,
-    parse_arguments,
-    scrub,
-    text_of_parts,
-    to_wire,
-)
+from .wire import as_list, as_object, join_surrogates, scrub, text_of_parts, to_wire
 
 _FINISH: Mapping[str, FinishReason] = {
     "stop": "stop", "eos": "stop", "eos_token": "stop", "end_turn": "stop", "length": "length", "max_tokens": "length",

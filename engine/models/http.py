@@ -20,13 +20,14 @@ import anyio
 import anyio.lowlevel
 from pydantic import Field
 
+from ..core.arguments import parse_json
 from ..core.values import ModelReply, Value
 from ..errors import MissingExtra, ModelError, UsageError
 from ..ports import Emit, ModelRequest
 from .chunks import ReplyBuilder
 from .http_faults import Cleaner, error_in, retry_after_s, status_error
 from .sse import SseDecoder
-from .wire import parse_json, scrub, to_wire, tools_to_wire
+from .wire import scrub, to_wire, tools_to_wire
 
 if TYPE_CHECKING:
     import httpx2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ..core.arguments import arguments_complaint
 from ..core.events import ModelReplied
 from ..core.record import TransitionRecord
 from ..core.session import Session
@@ -14,7 +15,7 @@ from ..core.step import advance
 from ..core.values import Message, ModelReply, ToolCall, WirePatch
 from ..errors import RecordedModelMismatch, ReplayError
 from ..ports import Emit, ModelRequest
-from .wire import arguments_complaint, to_wire
+from .wire import to_wire
 
 
 class RecordedModel:

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..core.arguments import is_object, json_text
 from ..core.events import ContextPrepared, KnownEvent, ModelReplied, PromptReceived, ToolFinished, TurnCancelled
 from ..core.values import Message, ModelReply, PlannedCall, ToolCall, ToolStatus, WirePatch
-from ..models.wire import as_list, as_object, from_wire, is_object, json_text, to_wire
+from ..models.wire import as_list, as_object, from_wire, to_wire
 
 LOG_ENDS = "the log ends here"
 """Why a turn was cancelled that a log leaves open at its end."""

@@ -22,6 +22,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from ..core.arguments import is_list, is_object, parse_json
 from ..core.events import KnownEvent, ModelReplied, SessionOpened
 from ..core.record import TransitionRecord
 from ..core.session import Session
@@ -29,7 +30,6 @@ from ..core.step import step
 from ..core.values import SessionSettings, check_id
 from ..errors import EngineError, ImportRefused, InvalidId
 from ..journal.codec import GENESIS, seal
-from ..models.wire import is_list, is_object, parse_json
 from ..ports import Clock, Journal
 from .chats import read_chat
 

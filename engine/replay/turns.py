@@ -17,7 +17,7 @@ from ..core.values import JsonObject, Outcome, ToolStatus, Usage
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """One tool call of a turn and how it ended. `content` is the text that the model got; `duration_s` is in seconds."""
+    """One tool call of a turn and how it ended. `content` is the text that the model got, `duration_s` in seconds."""
 
     id: str
     name: str

@@ -77,6 +77,9 @@ def _within(context: Context, work: Coroutine[Any, Any, None]) -> Generator[Any,
         try:
             given = yield awaited
             step = work.send
+        except GeneratorExit:
+            work.close()
+            raise
         except BaseException as error:
             given = error
             step = work.throw

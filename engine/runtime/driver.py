@@ -140,8 +140,7 @@ class Driver:
             return await self._drive(None)
 
     async def stop(self, event: TurnCancelled | ShutdownRequested) -> None:
-        """End the open turn with `event`, wherever it is; return when that is durable. Without an open turn do nothing.
-        """
+        """End the open turn with `event`, wherever it is; return when that is durable. Without one do nothing."""
         if self._driving is not None:
             driving = self._driving
             self._stop = event

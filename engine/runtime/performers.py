@@ -6,6 +6,7 @@ cancellation. May import anyio, ports, tools, models, core.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -24,7 +25,7 @@ from ..core.events import (
     ToolFinished,
 )
 from ..core.session import CallState, Session
-from ..core.values import Fault, FaultKind, Message, ModelReply, RecoveryPlan, ToolStatus
+from ..core.values import Fault, FaultKind, Message, ModelReply, RecoveryPlan, ToolStatus, WirePatch
 from ..errors import ModelError
 from ..log import logger
 from ..models.recorded import RecordedModel
@@ -78,7 +79,7 @@ async def call_model(parts: Parts, session: Session, emit: Emit) -> KnownEvent:
                 message=str(error),
                 retryable=error.retryable,
                 status=error.status,
-                retry_after_s=error.retry_after_s,
+                retry_after_s=_sensible(error.retry_after_s),
             )
         )
     except GeneratorExit:
@@ -88,6 +89,11 @@ async def call_model(parts: Parts, session: Session, emit: Emit) -> KnownEvent:
             raise
         return _fault("model_failure", f"the model failed: {describe(error)}")
     return _judge(parts, reply)
+
+
+def _sensible(delay_s: float | None) -> float | None:
+    """Return a wait that a provider wished for, if it is one: a number of seconds, not negative."""
+    return delay_s if delay_s is not None and 0 <= delay_s < math.inf else None
 
 
 async def _generate(parts: Parts, emit: Emit, request: ModelRequest) -> ModelReply:
@@ -121,8 +127,7 @@ def _judge(parts: Parts, reply: object) -> KnownEvent:
 
 
 class Tooling(NamedTuple):
-    """What every call of a session is run with: the engine's parts, the way out for notices, and `ToolContext.occupy`.
-    """
+    """What every call of a session is run with: the parts, the way out for notices, and `ToolContext.occupy`."""
 
     parts: Parts
     emit: Emit
@@ -145,11 +150,16 @@ async def run_tool(tooling: Tooling, session: Session, call: CallState, scope: a
 
 
 def _checked(output: object) -> ToolOutput:
-    """Return what a tool or a middleware of the host's gave, or that it gave something else."""
-    if isinstance(output, ToolOutput) and isinstance(output.content, str):
-        status = output.status
-        if isinstance(status, ToolStatus) and status.terminal:
-            return output
+    """Return what a tool or a middleware of the host's gave, or that it gave something that no journal could hold."""
+    if (
+        isinstance(output, ToolOutput)
+        and isinstance(output.content, str)
+        and isinstance(output.status, ToolStatus)
+        and output.status.terminal
+        and isinstance(output.error, str | None)
+        and isinstance(output.patch, WirePatch | None)
+    ):
+        return output
     text = f"the tool returned {type(output).__name__}, not a ToolOutput with a text and a terminal status"
     return ToolOutput(text, ToolStatus.FAILED, "bad_output")
 

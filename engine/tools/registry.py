@@ -6,10 +6,10 @@ nothing again. May import ports, core and errors. Must never run a tool.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from string import Formatter
 
+from ..core.arguments import arguments_complaint
 from ..core.values import PlannedCall, ToolCall, ToolSpec, ToolStatus
 from ..errors import EncodingError, ToolDefinitionError
 from ..ports import Policy, Tool, ToolOptions
@@ -62,8 +62,8 @@ class Toolbox:
     def _plan(self, call: ToolCall, policy: Policy | None) -> PlannedCall:
         tool = self._tools.get(call.name)
         try:
-            if call.arguments_text is not None and not call.arguments:
-                _check_text(call)
+            if (complaint := arguments_complaint(call)) is not None:
+                return _refused(call, f"invalid arguments for {call.name}: {complaint}", malformed=True)
             check_json(call.arguments)
             if tool is None:
                 known = ", ".join(self._tools) or "none"
@@ -103,19 +103,6 @@ def _recordable(call: ToolCall) -> ToolCall:
     except EncodingError:
         return ToolCall(id=call.id, name=call.name, arguments_text=shown(call.arguments)[:_KEPT_CHARS])
     return call
-
-
-def _check_text(call: ToolCall) -> None:
-    """Say why the text that the model wrote gave no arguments."""
-    text = call.arguments_text or ""
-    if not text.strip():
-        return
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise ValueError("the arguments are nested too deeply") from None
-    if value != {}:
-        raise ValueError(f"the arguments must be one JSON object, not {type(value).__name__}: {ascii(text)[:120]}")
 
 
 def _refused(

@@ -177,6 +177,23 @@ def test_v24_fault_of_the_model_resumes_the_interrupted_round() -> None:
     assert recording.add(Recovered()) == (CallModel(round=1),)
 
 
+@pytest.mark.parametrize("kind", get_args(FaultKind))
+@pytest.mark.parametrize("on_unknown", ["ask", "tell_model"])
+def test_v21_plan_of_any_fault_can_be_carried_out(kind: FaultKind, on_unknown: str) -> None:
+    """Whatever is reported while the model generates, the plan for it leads on to a sound session."""
+    recording = play(opened(on_unknown=on_unknown), prompt(), CONTEXT, fault(kind, retryable=True))
+    turn = recording.session.turn
+    assert turn is not None
+    assert turn.plan is not None
+    carried_out: dict[str, KnownEvent] = {
+        "resume": Recovered(),
+        "ask": RecoveryNeedsUser(),
+        "give_up": RecoveryFailed(),
+    }
+    recording.add(carried_out[turn.plan.action])
+    check_session(recording.session)
+
+
 def test_fault_before_direct_calls_never_skips_them() -> None:
     """A fault while the context is prepared gives up: the model is not asked as if the host's calls had run."""
     recording = play(opened(), direct(RUN), fault("rate_limit", retryable=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +17,9 @@ import pytest
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "embedding.md"
 
 Message = dict[str, Any]
-Application = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Coroutine[Any, Any, None]]
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Application:
 
 
 @asynccontextmanager
-async def served(application: Application) -> AsyncIterator[None]:
+async def served(application: Application) -> AsyncGenerator[None]:
     """Start the application's lifespan, and end it."""
     to_send, to_receive = anyio.create_memory_object_stream[Message](2)
     seen, told = anyio.create_memory_object_stream[Message](2)

@@ -10,9 +10,9 @@ import anyio
 import pytest
 from hypothesis import given, strategies as st
 
+from engine.core.arguments import parse_arguments
 from engine.core.values import Message
 from engine.models.llama_cpp import LlamaCppModel, LlamaSettings, packaged_model
-from engine.models.wire import parse_arguments
 from engine.ports import ModelRequest
 from examples.train_tiny_agent import (
     BEGIN,

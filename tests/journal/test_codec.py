@@ -238,7 +238,7 @@ def test_older_version_is_upcast() -> None:
 
 def test_older_version_without_an_upcaster_is_refused() -> None:
     """A version that nothing leads on from is refused, and the text names it."""
-    with pytest.raises(JournalTooNew, match="version 0"):
+    with pytest.raises(JournalCorrupt, match="version 0"):
         decode(rehashed(LINE, v=0))
 
 

@@ -10,19 +10,9 @@ import pytest
 from hypothesis import given, strategies as st
 from pydantic import JsonValue
 
+from engine.core.arguments import arguments_complaint, arguments_text, call_from_text, parse_json
 from engine.core.values import Message, Role, ToolCall, ToolSpec, WirePatch
-from engine.models.wire import (
-    MALFORMED_KEY,
-    arguments_complaint,
-    arguments_text,
-    call_from_text,
-    from_wire,
-    join_surrogates,
-    parse_json,
-    scrub,
-    to_wire,
-    tools_to_wire,
-)
+from engine.models.wire import MALFORMED_KEY, from_wire, join_surrogates, scrub, to_wire, tools_to_wire
 
 AIRLINE = Path(__file__).resolve().parents[3] / "shared" / "data" / "airline-conversations.jsonl"
 

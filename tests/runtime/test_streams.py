@@ -60,20 +60,20 @@ class Wrapping:
         self._log = log
 
     async def around_model(
-        self, request: ModelRequest, ask: Callable[[ModelRequest], Awaitable[ModelReply]]
+        self, request: ModelRequest, call: Callable[[ModelRequest], Awaitable[ModelReply]]
     ) -> ModelReply:
         """Note the way in and out, and add the mark to the text."""
         self._log.append(f"{self._mark} model in")
-        reply = await ask(request)
+        reply = await call(request)
         self._log.append(f"{self._mark} model out")
         return reply.model_copy(update={"text": f"{reply.text}{self._mark}"}) if reply.text else reply
 
     async def around_tool(
-        self, context: ToolContext, run: Callable[[ToolContext], Awaitable[ToolOutput]]
+        self, context: ToolContext, call: Callable[[ToolContext], Awaitable[ToolOutput]]
     ) -> ToolOutput:
         """Add the mark to the result."""
         self._log.append(f"{self._mark} tool in")
-        output = await run(context)
+        output = await call(context)
         return ToolOutput(output.content + self._mark, output.status, output.error)
 
 

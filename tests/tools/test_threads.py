@@ -82,6 +82,7 @@ async def test_f5_a_call_cancelled_at_any_step_reports_exactly_one_end() -> None
         with anyio.CancelScope() as scope, counting_steps(step, scope.cancel) as steps:
             await run_abandonable(lambda ran=ran: ran.append(1), note)  # type: ignore[misc]
         acted = steps.acted
-        await ended.wait()
+        with anyio.fail_after(30):
+            await ended.wait()
         assert ends == [1]
         assert len(ran) <= 1
