@@ -66,6 +66,13 @@ class LlamaSettings(Value):
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
 
+_ONE_TOKEN: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+
+
+def _stop_at_once(chunk: dict[str, Any]) -> bool:
+    return True
+
+
 class _Server(Protocol):
     """What is used of llama.cpp's server. A callback that returns True ends the generation."""
 
@@ -112,6 +119,7 @@ class LlamaCppModel:
         self._temperature = self._settings.temperature
         if self._temperature is None:
             self._temperature = 0.0 if path is None else 0.7
+        self._answered = False
         self._server: _Server | None = None
         self._turn = anyio.Lock()
         self._thread = anyio.CapacityLimiter(1)
@@ -148,7 +156,13 @@ class LlamaCppModel:
             anyio.from_thread.run_sync(emit, notice)
 
         generation = _Generation(body, tell, stop, f"call_{request.turn}_{request.round}")
-        return await self._alone(lambda: generation.run(self._load(), self._path.stem), stop)
+
+        def answer() -> ModelReply:
+            reply = generation.run(self._load(), self._path.stem)
+            self._answered = True
+            return reply
+
+        return await self._alone(answer, stop)
 
     def _body(self, request: ModelRequest) -> dict[str, Any]:
         reserved = sorted(_RESERVED & request.parameters.keys())
@@ -224,8 +238,13 @@ class LlamaCppModel:
         return self._server
 
     def _free(self) -> None:
+        server, self._server = self._server, None
+        if server is not None and not self._answered:
+            # Ended before its loop has begun, llama.cpp waits for itself for ever; once it has answered, the loop runs.
+            server.handle_chat_completions(_ONE_TOKEN, _stop_at_once)
+        self._answered = False
         # The destructor ends llama.cpp's own threads and waits for them.
-        self._server = None
+        del server
 
     def _check_file(self) -> None:
         try:

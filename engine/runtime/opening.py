@@ -36,9 +36,7 @@ def as_prompt(given: str | Prompt) -> Prompt:
     """
     if isinstance(given, Prompt):
         if any(message.tool_calls or message.tool_call_id for message in given.messages):
-            raise UsageError(
-                "messages of a prompt hold no tool calls or results: ask(Prompt(calls=[…])) runs calls"
-            )
+            raise UsageError("messages of a prompt hold no tool calls or results: ask(Prompt(calls=[…])) runs calls")
         return given
     if not isinstance(given, str):
         raise UsageError(f"a prompt is a str or a Prompt, not {type(given).__name__}: ask(Prompt(text=…, calls=[…]))")

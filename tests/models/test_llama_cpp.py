@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -480,6 +481,20 @@ async def test_nothing_is_printed(capfd: pytest.CaptureFixture[str], tmp_path: P
     with pytest.raises(ModelError):
         await LlamaCppModel(bad).load()
     assert capfd.readouterr() == ("", "")
+
+
+def test_freeing_before_the_first_reply_ends() -> None:
+    """A model that was loaded and never asked can be freed: llama.cpp is let answer once before it is ended."""
+    source = (
+        "import anyio\nfrom engine.models import LlamaCppModel\n"
+        "async def main():\n"
+        "    for _ in range(20):\n"
+        "        model = LlamaCppModel()\n        await model.load()\n        await model.aclose()\n"
+        "anyio.run(main)"
+    )
+    # In a process of its own: a thread that hangs in native code could not be ended here.
+    done = subprocess.run([sys.executable, "-c", source], timeout=60, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize("field", [{"temperature": -1.0}, {"n_ctx": 0}, {"stop": ("",)}, {"n_threds": 2}])
