@@ -86,6 +86,7 @@ class Engine:
             policy=extras.get("policy"),
         )
         self._sessions: dict[str, Session] = {}
+        self._drivers: dict[str, Driver] = {}
         self._opening = anyio.Lock()
         self._ending = False
         self._group: TaskGroup | None = None
@@ -149,20 +150,21 @@ class Engine:
             if known is not None:
                 # It may have lost the session to another writer: only a new claim takes it back.
                 await known.close()
-            session = self._sessions[name] = await self._load(name, takeover, who)
+            driver = self._drivers[name] = await self._load(name, takeover, who)
+            session = self._sessions[name] = Session(driver, self._parts.journal, self._start, self._forget)
         if session.state not in (State.IDLE, State.WAITING_FOR_USER):
-            group.start_soon(self._go_on, session)
+            group.start_soon(self._go_on, driver)
         return session
 
-    async def _load(self, name: str, takeover: bool, who: Who) -> Session:
+    async def _load(self, name: str, takeover: bool, who: Who) -> Driver:
         writer = await self._parts.journal.claim(name, takeover=takeover)
         try:
             broadcast = Broadcast(name, self._parts.observers)
             ledger = Ledger(name, self._parts, writer, broadcast)
             await ledger.load()
-            session = Session(self, Driver(self._parts, ledger, broadcast, self._crew))
+            driver = Driver(self._parts, ledger, broadcast, self._crew)
             await ledger.commit_opening(opening_event(ledger.session, self._parts, who))
-            return session
+            return driver
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await writer.release()
@@ -193,12 +195,12 @@ class Engine:
         """
         self._ending = True
         async with self._opening:
-            sessions = list(self._sessions.values())
-        for session in sessions:
-            session._driver.refuse_prompts()
+            sessions, drivers = list(self._sessions.values()), list(self._drivers.values())
+        for driver in drivers:
+            driver.refuse_prompts()
         with anyio.move_on_after(grace_s):
-            for session in sessions:
-                await session._driver.rest()
+            for driver in drivers:
+                await driver.rest()
         closing = [session.close for session in sessions]
         closing += [self._parts.journal.aclose, getattr(self._parts.model, "aclose", _nothing_to_close)]
         failures: list[Exception] = []
@@ -217,26 +219,35 @@ class Engine:
             raise EngineClosed("the engine is not open: use it inside `async with Engine(...) as engine:`")
         return self._group
 
-    async def _go_on(self, session: Session) -> None:
+    async def _go_on(self, driver: Driver) -> None:
         try:
-            await session._driver.resume()
+            await driver.resume()
         except EngineError:
             # Nobody waits here; whoever uses the session next meets the same error.
-            logger.exception("an interrupted turn could not go on", session=session.id)
+            logger.exception("an interrupted turn could not go on", session=driver.session.id)
 
     def _start(self, work: Callable[[], object]) -> None:
         self._running_group().start_soon(work)  # type: ignore[arg-type]
 
-    def _forget(self, session: Session) -> None:
-        self._sessions.pop(session.id, None)
+    def _forget(self, session_id: str) -> None:
+        self._sessions.pop(session_id, None)
+        self._drivers.pop(session_id, None)
 
 
 class Session:
     """One conversation. Made by `Engine.open`; `async with` releases it at the end."""
 
-    def __init__(self, engine: Engine, driver: Driver) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        driver: Driver,
+        journal: Journal,
+        start: Callable[[Callable[[], object]], None],
+        forget: Callable[[str], None],
+    ) -> None:
         self._driver = driver
+        self._journal = journal
+        self._start = start
+        self._forget = forget
 
     async def __aenter__(self) -> Session:
         return self
@@ -320,7 +331,7 @@ class Session:
         `async for` alone lets the turn go on when the loop is left early; inside `async with` leaving cancels it. A
         slow reader loses the oldest items and sees a `Gap`.
         """
-        return TurnStream(self._driver, as_prompt(prompt), self._engine._start)
+        return TurnStream(self._driver, as_prompt(prompt), self._start)
 
     async def answer(
         self, request_id: str, *, approve: bool, text: str | None = None, by: str | None = None
@@ -355,7 +366,7 @@ class Session:
 
     async def history(self, after: int = 0) -> AsyncIterator[TransitionRecord]:
         """Iterate over the durable records from sequence `after` + 1: all of them, from the journal."""
-        async for record in read_history(self._engine.journal, self.id, after):
+        async for record in read_history(self._journal, self.id, after):
             yield record
 
     async def close(self) -> None:
@@ -365,7 +376,7 @@ class Session:
         try:
             await self._driver.stop(ShutdownRequested(reason="closed"))
         finally:
-            self._engine._forget(self)
+            self._forget(self.id)
             await self._driver.close()
 
 

@@ -46,14 +46,15 @@ class Value(BaseModel):
         them again does. Everybody else calls the class.
         """
         value = cls.__new__(cls)
-        _assign(value, "__dict__", {**_defaults(cls), **fields})
-        _assign(value, "__pydantic_fields_set__", set(fields))
+        _assign(value, "__dict__", _defaults(cls) | fields)
+        _assign(value, "__pydantic_fields_set__", _ALL)
         _assign(value, "__pydantic_extra__", None)
         _assign(value, "__pydantic_private__", None)
         return value
 
 
 _assign = object.__setattr__
+_ALL: set[str] = set()
 
 
 @cache

@@ -17,7 +17,9 @@ from math import isfinite
 from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
+from ..core.arguments import is_object
 from ..core.effects import Effect, KnownEffect, shared_effect
 from ..core.events import EVENT_TYPES, EVENTS, KnownEvent, UnknownEvent
 from ..core.record import TransitionRecord
@@ -85,7 +87,7 @@ def _model_writer(kind: type[BaseModel]) -> Callable[[BaseModel], str]:
 
     def write(value: BaseModel) -> str:
         held = value.__dict__
-        parts = []
+        parts: list[str] = []
         for name, key, default in spec:
             item = held[name]
             if item is not default and item != default:
@@ -147,13 +149,10 @@ def decode(line: str, where: str = "record", offset: int = 0) -> TransitionRecor
         JournalCorrupt: the line is not such a record; `offset` is reported with it.
         JournalTooNew: it has a greater record version.
     """
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise JournalCorrupt(where, offset, f"not a JSON record ({error})") from error
-    if not isinstance(fields, dict) or not isinstance(fields.get("hash"), str) or type(fields.get("v")) is not int:
+    fields = _parse(line, where, offset)
+    if not is_object(fields) or not isinstance(fields.get("hash"), str) or type(fields.get("v")) is not int:
         raise JournalCorrupt(where, offset, "not a transition record")
-    digest = fields["hash"]
+    digest: str = fields["hash"]
     member = f'"hash":"{digest}",'
     at = line.rfind(member)
     if (
@@ -163,6 +162,18 @@ def decode(line: str, where: str = "record", offset: int = 0) -> TransitionRecor
     ):
         raise JournalCorrupt(where, offset, "the hash does not match the record")
     return _build(_upcast(fields, where), line, where, offset)
+
+
+def _parse(line: str, where: str, offset: int) -> Any:
+    try:
+        # A third faster than `json`, and refuses lone surrogates, which models do emit: `json` reads those lines.
+        return from_json(line)
+    except ValueError:
+        pass
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise JournalCorrupt(where, offset, f"not a JSON record ({error})") from error
 
 
 def _upcast(fields: dict[str, Any], where: str) -> dict[str, Any]:
@@ -251,7 +262,7 @@ class Chain:
     def __init__(self, session: str, seq: int = 0, digest: str = GENESIS) -> None:
         self.session = session
         self.seq = seq
-        self.digest = digest
+        self.digest: str = digest
 
     @classmethod
     def at(cls, line: str, session: str, offset: int = 0) -> Chain:

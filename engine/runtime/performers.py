@@ -68,10 +68,9 @@ async def call_model(parts: Parts, session: Session, emit: Emit) -> KnownEvent:
         ask = partial(_wrapped, middleware.around_model, ask)
     timeout_s = parts.limits.model_timeout_s
     try:
-        with anyio.move_on_after(timeout_s) as scope:
-            reply = await ask(request)
-        if scope.cancelled_caught:
-            return _fault("model_failure", f"the model did not answer within {timeout_s:g} s", retryable=True)
+        with anyio.move_on_after(timeout_s):
+            return _judge(parts, await ask(request))
+        return _fault("model_failure", f"the model did not answer within {timeout_s:g} s", retryable=True)
     except ModelError as error:
         return Faulted(
             fault=Fault(
@@ -88,7 +87,6 @@ async def call_model(parts: Parts, session: Session, emit: Emit) -> KnownEvent:
         if isinstance(error, anyio.get_cancelled_exc_class()) and really_cancelled():
             raise
         return _fault("model_failure", f"the model failed: {describe(error)}")
-    return _judge(parts, reply)
 
 
 def _sensible(delay_s: float | None) -> float | None:
@@ -206,7 +204,7 @@ def tool_context(
         turn=turn.number,
         round=turn.round,
         priority=turn.priority,
-        metadata={**opened.metadata, **turn.metadata},
+        metadata={**opened.metadata, **turn.metadata} if turn.metadata else opened.metadata,
         external_id=opened.external_id,
         user=opened.user,
         workspace=opened.workspace,
@@ -255,7 +253,7 @@ def _fault(kind: FaultKind, message: str, *, retryable: bool = False) -> Faulted
 def conflict_free(waiting: Sequence[CallState], running: Sequence[CallState]) -> list[CallState]:
     """Return the waiting calls that may start now: none of the same conflict key runs or waits before them."""
     taken = {call.plan.conflict_key for call in running if call.plan.conflict_key is not None}
-    free = []
+    free: list[CallState] = []
     for call in waiting:
         key = call.plan.conflict_key
         if key is None or key not in taken:

@@ -61,16 +61,16 @@ class FailingJournal:
 
     async def claim(self, session: str, *, takeover: bool = False) -> Writer:
         """Claim from the inner journal; the writer counts its calls here."""
-        failing = self._enter("claim")
+        failing = self.enter("claim")
         writer = await self._inner.claim(session, takeover=takeover)
-        self._leave(failing, "claim")
+        self.leave(failing, "claim")
         return _FailingWriter(self, writer)
 
     async def read(self, session: str, after: int = 0, limit: int = 512) -> Sequence[StoredLine]:
         """Read from the inner journal."""
-        failing = self._enter("read")
+        failing = self.enter("read")
         page = await self._inner.read(session, after, limit)
-        self._leave(failing, "read")
+        self.leave(failing, "read")
         return page
 
     async def sessions(self) -> Sequence[SessionInfo]:
@@ -81,7 +81,8 @@ class FailingJournal:
         """Close the inner journal."""
         await self._inner.aclose()
 
-    def _enter(self, operation: Operation) -> bool:
+    def enter(self, operation: Operation) -> bool:
+        """Count a call; fail before its effect, or say whether it is to fail after it."""
         if operation not in self._operations:
             return False
         self.calls += 1
@@ -90,7 +91,8 @@ class FailingJournal:
             self._fail(operation)
         return failing
 
-    def _leave(self, failing: bool, operation: Operation) -> None:
+    def leave(self, failing: bool, operation: Operation) -> None:
+        """Fail after the effect, if `enter` said so."""
         if failing:
             self._fail(operation)
 
@@ -115,14 +117,14 @@ class _FailingWriter:
         return self._inner.tail
 
     async def append(self, records: Sequence[TransitionRecord]) -> None:
-        failing = self._journal._enter("append")
+        failing = self._journal.enter("append")
         await self._inner.append(records)
-        self._journal._leave(failing, "append")
+        self._journal.leave(failing, "append")
 
     async def release(self) -> None:
-        failing = self._journal._enter("release")
+        failing = self._journal.enter("release")
         await self._inner.release()
-        self._journal._leave(failing, "release")
+        self._journal.leave(failing, "release")
 
 
 class YieldingJournal:
@@ -215,7 +217,8 @@ class HoldingJournal:
         """Close the inner journal."""
         await self._inner.aclose()
 
-    async def _pass(self) -> None:
+    async def pass_on(self) -> None:
+        """Wait at the gate until it is opened."""
         if not self._gate.is_set():
             self._arrived.set()
             await self._gate.wait()
@@ -235,7 +238,7 @@ class _HeldWriter:
         return self._inner.tail
 
     async def append(self, records: Sequence[TransitionRecord]) -> None:
-        await self._journal._pass()
+        await self._journal.pass_on()
         await self._inner.append(records)
 
     async def release(self) -> None:

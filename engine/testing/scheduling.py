@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import Context
 from typing import Any, Literal
@@ -40,7 +40,7 @@ class Steps:
 
 
 @contextmanager
-def counting_steps(act_at: int = 0, act: Callable[[], object] | None = None) -> Iterator[Steps]:
+def counting_steps(act_at: int = 0, act: Callable[[], object] | None = None) -> Generator[Steps, None, None]:
     """Count the steps of the running event loop inside the block.
 
     Args:
@@ -74,7 +74,7 @@ def counting_steps(act_at: int = 0, act: Callable[[], object] | None = None) -> 
 
 
 @contextmanager
-def _counting_on_trio(steps: Steps) -> Iterator[None]:
+def _counting_on_trio(steps: Steps) -> Generator[None, None, None]:
     import trio
 
     class Instrument(trio.abc.Instrument):

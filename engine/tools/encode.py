@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
+from typing import TypeGuard
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
@@ -55,12 +56,11 @@ def encode_result(value: object) -> str:
         return _dumps(_plain(value, "$", ()))
 
 
-def _dumps(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_refuse)
-
-
 def _refuse(value: object) -> object:
     raise TypeError(type(value).__name__)
+
+
+_dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_refuse).encode
 
 
 def _plain(value: object, path: str, parents: tuple[int, ...]) -> object:
@@ -78,14 +78,22 @@ def _plain(value: object, path: str, parents: tuple[int, ...]) -> object:
     if len(parents) >= MAX_DEPTH:
         raise EncodingError(path, f"nested deeper than {MAX_DEPTH} levels")
     inside = (*parents, id(value))
-    if isinstance(value, dict):
+    if _is_dict(value):
         return {_key(key, path): _plain(item, f"{path}.{_shown(key)}", inside) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if _is_sequence(value):
         return [_plain(item, f"{path}[{index}]", inside) for index, item in enumerate(value)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = _fields(value)
         return {name: _plain(item, f"{path}.{name}", inside) for name, item in fields}
     raise EncodingError(path, f"a value of type {type(value).__name__} has no JSON form; return a str, dict or list")
+
+
+def _is_dict(value: object) -> TypeGuard[dict[object, object]]:
+    return isinstance(value, dict)
+
+
+def _is_sequence(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, list | tuple)
 
 
 def _number(value: float, path: str) -> float:
@@ -128,8 +136,8 @@ def check_json(value: object) -> None:
     Raises:
         EncodingError: `path` says where it is not.
     """
-    if isinstance(value, dict) and all(
-        type(item) in _SAFE or (type(item) is int and -_SMALL < item < _SMALL) for item in value.values()
+    if _is_dict(value) and all(
+        type(item) in _SAFE or (isinstance(item, int) and -_SMALL < item < _SMALL) for item in value.values()
     ):
         return
     try:
@@ -140,7 +148,7 @@ def check_json(value: object) -> None:
 
 def complaint(error: ValidationError) -> str:
     """Return what pydantic found, one clause a place, at most 20: its name, what is wrong, what stood there."""
-    clauses = []
+    clauses: list[str] = []
     details = error.errors(include_url=False, include_context=False)
     for detail in details[:_MAX_CLAUSES]:
         place = ".".join(str(part) for part in detail["loc"]) or "arguments"

@@ -172,7 +172,8 @@ def tool(
 def _cancellation_in(error: BaseException) -> BaseException | None:
     """Return the cancellation that an error is, or that a task group of the tool's own holds beside others."""
     if isinstance(error, BaseExceptionGroup):
-        return next(filter(None, map(_cancellation_in, error.exceptions)), None)
+        group = cast(BaseExceptionGroup[BaseException], error)
+        return next(filter(None, map(_cancellation_in, group.exceptions)), None)
     return error if isinstance(error, anyio.get_cancelled_exc_class()) else None
 
 
