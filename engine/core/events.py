@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from .values import (
     Fault,
@@ -179,7 +179,7 @@ EVENT_TYPES: dict[str, type[KnownEvent]] = {
 }  # fmt: skip
 """Tag → class: the closed table that decoding uses."""
 
-EVENTS: TypeAdapter[KnownEvent] = TypeAdapter(Event)
+EVENTS: TypeAdapter[KnownEvent] = TypeAdapter(Event, config=ConfigDict(defer_build=True))
 """Validates any event; its JSON Schema is part of the published one."""
 
 

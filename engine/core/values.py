@@ -36,7 +36,8 @@ def check_id(value: object, what: str = "session id") -> str:
 class Value(BaseModel):
     """Base of every immutable value. Unknown fields are refused, so a typing mistake is an error where it is made."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Validators are built when a class is first used: most of the time of importing the engine would go into them.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     @classmethod
     def trusted(cls, **fields: object) -> Self:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..ports import Journal
-from .jsonl import JsonlJournal
 from .memory import MemoryJournal
-from .sqlite import SqliteJournal
+
+if TYPE_CHECKING:
+    from .jsonl import JsonlJournal
+    from .sqlite import SqliteJournal
 
 
 def open_journal(name: str | os.PathLike[str]) -> Journal:
@@ -31,8 +34,12 @@ def open_journal(name: str | os.PathLike[str]) -> Journal:
             "journals in PostgreSQL are not part of this release; name a path ending in .db or .jsonl, or a folder"
         )
     if path.endswith(".db"):
+        from .sqlite import SqliteJournal
+
         return SqliteJournal(path)
     if path.endswith((".jsonl", "/", os.sep)) or (path and Path(path).is_dir()):
+        from .jsonl import JsonlJournal
+
         return JsonlJournal(path)
     raise UsageError(
         f"{path!r} names no journal; the forms are: a path ending in .db (SQLite), a path ending in .jsonl or a folder "
@@ -41,3 +48,16 @@ def open_journal(name: str | os.PathLike[str]) -> Journal:
 
 
 __all__ = ["JsonlJournal", "MemoryJournal", "SqliteJournal", "open_journal"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first asked for: an engine in memory needs neither.
+    if name == "JsonlJournal":
+        from .jsonl import JsonlJournal
+
+        return JsonlJournal
+    if name == "SqliteJournal":
+        from .sqlite import SqliteJournal
+
+        return SqliteJournal
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

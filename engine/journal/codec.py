@@ -16,7 +16,7 @@ from json.encoder import encode_basestring_ascii
 from math import isfinite
 from typing import Any, get_args
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from ..core.arguments import is_object
@@ -35,9 +35,8 @@ GENESIS = "0" * 64
 _TAIL = {"mono_ns", "prev", "seq", "session", "source", "trigger", "v"}
 _KEYS = frozenset(_TAIL | {"at", "dest", "effects", "event", "hash"})
 _STATES = {state.value: state for state in State}
-_EFFECTS: TypeAdapter[tuple[KnownEffect, ...]] = TypeAdapter(tuple[Effect, ...])
+_EFFECTS: TypeAdapter[tuple[KnownEffect, ...]] = TypeAdapter(tuple[Effect, ...], config=ConfigDict(defer_build=True))
 _EFFECT_KINDS = frozenset(kind.model_fields["kind"].default for kind in get_args(KnownEffect))
-_EVENT_VALIDATORS = {kind: event.__pydantic_validator__ for kind, event in EVENT_TYPES.items()}
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 """Turns the decoded record of one version into the next version's."""
@@ -208,10 +207,10 @@ def _build(fields: dict[str, Any], line: str, where: str, offset: int) -> Transi
 
 
 def _event(trigger: str, data: Mapping[str, Any]) -> KnownEvent | UnknownEvent:
-    validator = _EVENT_VALIDATORS.get(trigger)
-    if validator is None:
+    kind = EVENT_TYPES.get(trigger)
+    if kind is None:
         return UnknownEvent(kind=trigger, data=dict(data))
-    event: KnownEvent = validator.validate_python(data)
+    event: KnownEvent = kind.__pydantic_validator__.validate_python(data)
     return event
 
 

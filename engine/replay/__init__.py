@@ -2,13 +2,19 @@
 
 Verify it, look at any point of it, ask it for what a re-run needs, bring chat logs in and out, copy it between
 journals. May import core, ports, journal and models. Must never call a model, a tool or a person.
+
+Each part is loaded when it is first asked for: an engine that runs needs few of them.
 """
 
-from .copying import CopyReport, copy_journal
-from .exporting import export_chats
-from .folding import fold, prompts, state_at
-from .importing import ImportReport, import_chats
-from .verification import Finding, Verification, verify, verify_journal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .copying import CopyReport, copy_journal
+    from .exporting import export_chats
+    from .folding import fold, prompts, state_at
+    from .importing import ImportReport, import_chats
+    from .reading import read_history
+    from .verification import Finding, Verification, verify, verify_journal
 
 __all__ = [
     "CopyReport",
@@ -20,7 +26,36 @@ __all__ = [
     "fold",
     "import_chats",
     "prompts",
+    "read_history",
     "state_at",
     "verify",
     "verify_journal",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("CopyReport", "copy_journal"):
+        from . import copying
+
+        return getattr(copying, name)
+    if name == "export_chats":
+        from . import exporting
+
+        return getattr(exporting, name)
+    if name in ("fold", "prompts", "state_at"):
+        from . import folding
+
+        return getattr(folding, name)
+    if name in ("ImportReport", "import_chats"):
+        from . import importing
+
+        return getattr(importing, name)
+    if name == "read_history":
+        from . import reading
+
+        return getattr(reading, name)
+    if name in ("Finding", "Verification", "verify", "verify_journal"):
+        from . import verification
+
+        return getattr(verification, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
