@@ -257,10 +257,12 @@ def inspect_file(path: str) -> bool:
             f"{path} was written by a newer release (schema {version}, this one knows {SCHEMA_VERSION}): "
             "upgrade agent-engine"
         )
-    missing_bytes = _expected_bytes(path) - found.st_size
-    if missing_bytes > 0 and not Path(path + "-wal").exists():
+    # Looked at anew: reading the marks may have moved what stood in the WAL into the file.
+    size_bytes = Path(path).stat().st_size
+    missing_bytes = _expected_bytes(path) - size_bytes
+    if missing_bytes > 0 and not any(Path(path + suffix).exists() for suffix in ("-wal", "-journal")):
         # SQLite itself notices a cut inside the last page only when it reads there, and may list no session at all.
-        raise JournalCorrupt(path, found.st_size, f"the file was cut: {missing_bytes} bytes are missing at its end")
+        raise JournalCorrupt(path, size_bytes, f"the file was cut: {missing_bytes} bytes are missing at its end")
     return True
 
 
