@@ -152,7 +152,7 @@ class Engine:
                 await known.close()
             driver = self._drivers[name] = await self._load(name, takeover, who)
             session = self._sessions[name] = Session(driver, self._parts.journal, self._start, self._forget)
-        if session.state not in (State.IDLE, State.WAITING_FOR_USER):
+        if driver.unfinished:
             group.start_soon(self._go_on, driver)
         return session
 
@@ -359,7 +359,7 @@ class Session:
 
     async def result(self) -> TurnResult:
         """Return the newest turn's result once the session rests. Goes on with a turn that a failure stopped."""
-        if self.state not in (State.IDLE, State.WAITING_FOR_USER) or self._driver.ledger.shaken:
+        if self._driver.unfinished:
             return await self._driver.resume()
         await self._driver.rest()
         return self._driver.result()

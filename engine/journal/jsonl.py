@@ -115,6 +115,9 @@ class LockFreeReader:
                             os.close(fd)
                         for key, located in index.sessions.items():
                             found.append(SessionInfo(key, len(located.offsets), located.external_id))
+                        if index.damage is not None and not index.sessions and not self._layout.single:
+                            # Its first record is damaged. A session must not vanish for that: reading it says why.
+                            found.append(SessionInfo(name, 0))
                 finally:
                     os.close(folder)
             except OSError as error:

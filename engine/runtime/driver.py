@@ -75,6 +75,8 @@ class Driver:
         self._scope: anyio.CancelScope | None = None
         self._stop: TurnCancelled | ShutdownRequested | None = None
         self._acks: list[Ack] = []
+        # Who approves in this engine has not seen the questions that an earlier one left open.
+        self._owes_questions = parts.approver is not None and bool(ledger.session.pending)
         self._system = _last_system(ledger.session)
         self._closed = False
         self._turn_ns = parts.clock.monotonic_ns()
@@ -85,9 +87,9 @@ class Driver:
         return self.ledger.session
 
     @property
-    def busy(self) -> bool:
-        """Whether a drive is running or prompts wait for one."""
-        return self._driving is not None or self._queued > 0
+    def unfinished(self) -> bool:
+        """Whether there is something to go on with before anything new can enter."""
+        return self.ledger.shaken or self.session.state not in _READY or self._owes_questions
 
     # --- what hosts ask for -------------------------------------------------------------------------------------------
 
@@ -193,7 +195,7 @@ class Driver:
             raise EngineClosed(f"session {self.session.id!r} is closed; open it again with engine.open")
         self._driving = anyio.Event()
         try:
-            if self.ledger.shaken or self.session.state not in _READY:
+            if self.unfinished:
                 await self._to_rest(self._unfinished)
             if entry is not None:
                 self._let_in(entry)
@@ -276,8 +278,9 @@ class Driver:
             outcomes = [*await self.ledger.mend(), *self._finished_in_mail()]
             if outcomes:
                 await self.ledger.commit(outcomes)
-        if self.session.state in _READY:
+        if not self.unfinished:
             return ()
+        self._owes_questions = False
         return (Resumed(probes=await probe_started(self.parts, self.session, self.broadcast.notice)),)
 
     def _opening(self, prompt: Prompt) -> PromptReceived:

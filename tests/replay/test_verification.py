@@ -214,3 +214,18 @@ def test_record_written_with_defaults_spelt_out_still_verifies() -> None:
         event=records[0].event, effects=(), prev=spelt.prev,  # type: ignore[arg-type]
     ).line  # fmt: skip
     assert verify([spelt]).ok
+
+
+@pytest.mark.anyio
+async def test_f8_session_whose_first_record_is_damaged_does_not_vanish(tmp_path: Path) -> None:
+    """In a folder of files the damaged session is reported with its offset beside the sound one."""
+    journal = JsonlJournal(f"{tmp_path}/runs/")
+    for name in ("sound", "torn"):
+        await (await journal.claim(name)).append(chain(name, 2))
+    await journal.aclose()
+    (file,) = (path for path in (tmp_path / "runs").iterdir() if path.name.startswith("torn"))
+    file.write_bytes(b"X" + file.read_bytes()[1:])
+    found = {each.session: each for each in await verify_journal(JsonlJournal(f"{tmp_path}/runs/"))}
+    assert found["sound"].ok
+    assert not found["torn"].ok
+    assert found["torn"].diverged[0].offset == 0

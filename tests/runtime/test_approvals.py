@@ -209,3 +209,23 @@ async def test_cancel_while_waiting_ends_the_turn() -> None:
         assert (session.turns[-1].outcome, session.turns[-1].reason) == (Outcome.CANCELLED, "never mind")
         assert session.turns[-1].tool_calls[0].status is ToolStatus.CANCELLED
     check_sound(await history(journal))
+
+
+async def test_v20_approver_of_the_next_engine_is_asked_what_was_left_open() -> None:
+    """The approver of an engine that opens a waiting session gets its question, and the turn goes on."""
+    asked: list[str] = []
+
+    class Yes:
+        async def answer(self, request: Request, call: ToolCall) -> Answer | None:
+            asked.append(request.id)
+            return Answer(approve=True, by="the next engine")
+
+    journal = MemoryJournal()
+    async with Engine(
+        model=ScriptedModel([calls("pay")]), tools=[pay], journal=journal, policy=Verdicts(pay="ask")
+    ) as engine:
+        (request,) = (await (await engine.open("s")).ask("go")).pending
+    async with Engine(model=ScriptedModel(["done"]), tools=[pay], journal=journal, approver=Yes()) as engine:
+        result = await (await engine.open("s")).result()
+    assert asked == [request.id]
+    assert (result.outcome, result.text) == (Outcome.COMPLETED, "done")
