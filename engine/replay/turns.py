@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from ..core.record import TransitionRecord
 from ..core.session import CallState, Session, Turn
@@ -56,41 +57,51 @@ class ConversationTurn:
 
 
 class TurnLog:
-    """Collects the newest ended turns of a session while its records go by.
+    """Collects the newest ended turns of a session while its records go by; they are made up when somebody looks.
 
     Args:
         size: how many to keep; older ones are in the journal.
     """
 
     def __init__(self, size: int) -> None:
-        self._turns: deque[ConversationTurn] = deque(maxlen=size)
+        self._ended: deque[_Ended] = deque(maxlen=size)
         self._opened_at = ""
 
     def __iter__(self) -> Iterator[ConversationTurn]:
-        return iter(self._turns)
+        return (_conversation_turn(ended) for ended in self._ended)
 
     def __len__(self) -> int:
-        return len(self._turns)
+        return len(self._ended)
 
     def see(self, record: TransitionRecord, before: Session, after: Session) -> None:
         """Take note of a record that led from one snapshot to the next."""
         if record.trigger == "prompt_received":
             self._opened_at = record.at
         if after.turns != before.turns and after.last_turn is not None:
-            self._turns.append(self._ended(after.last_turn, record, after.id))
+            self._ended.append(_Ended(after.id, after.last_turn, self._opened_at or record.at, record.at))
 
-    def _ended(self, turn: Turn, record: TransitionRecord, session: str) -> ConversationTurn:
-        opened = self._opened_at or record.at
-        duration_s = (datetime.fromisoformat(record.at) - datetime.fromisoformat(opened)).total_seconds()
-        return ConversationTurn(
-            id=f"{session}:{turn.opened_seq}",
-            number=turn.number,
-            prompt="\n".join(message.text or "" for message in turn.prompt if message.role == "user"),
-            response=turn.text,
-            tool_calls=call_results(turn),
-            at=opened,
-            duration_s=max(0.0, duration_s),
-            outcome=turn.outcome or Outcome.FAILED,
-            reason=turn.reason,
-            usage=turn.usage,
-        )
+
+class _Ended(NamedTuple):
+    """A turn that ended, with the times of its first and last record."""
+
+    session: str
+    turn: Turn
+    opened_at: str
+    ended_at: str
+
+
+def _conversation_turn(ended: _Ended) -> ConversationTurn:
+    turn = ended.turn
+    took = datetime.fromisoformat(ended.ended_at) - datetime.fromisoformat(ended.opened_at)
+    return ConversationTurn(
+        id=f"{ended.session}:{turn.opened_seq}",
+        number=turn.number,
+        prompt="\n".join(message.text or "" for message in turn.prompt if message.role == "user"),
+        response=turn.text,
+        tool_calls=call_results(turn),
+        at=ended.opened_at,
+        duration_s=max(0.0, took.total_seconds()),
+        outcome=turn.outcome or Outcome.FAILED,
+        reason=turn.reason,
+        usage=turn.usage,
+    )

@@ -76,7 +76,9 @@ class Toolbox:
         except Exception as error:
             # A validator of the host's that stumbles says that the arguments do not fit, only less well.
             return _refused(call, f"invalid arguments for {call.name}: {describe(error)}", malformed=True)
-        plan = PlannedCall(call_id=call.id, effect=options.effect, timeout_s=options.timeout_s, conflict_key=key)
+        # The options of our own tools were checked when they were made; a foreign tool's are checked here.
+        plan_of = PlannedCall.trusted if isinstance(tool, FunctionTool) else PlannedCall
+        plan = plan_of(call_id=call.id, effect=options.effect, timeout_s=options.timeout_s, conflict_key=key)
         if policy is None:
             return plan
         decision = policy.decide(call, options)
