@@ -6,13 +6,14 @@ the end is reported from the thread itself and not from the await that gave up o
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 import anyio
-from anyio import from_thread, to_thread
+from anyio import to_thread
 from anyio.lowlevel import RunVar
 
 T = TypeVar("T")
@@ -32,6 +33,8 @@ async def run_abandonable(function: Callable[[], T], on_end: Callable[[], None])
     # Whoever takes it first decides: the thread runs the function, or the caller gave up before it began.
     first = threading.Lock()
 
+    post = _post()
+
     def call() -> tuple[T | None, BaseException | None]:
         if not first.acquire(blocking=False):
             return None, None
@@ -42,7 +45,7 @@ async def run_abandonable(function: Callable[[], T], on_end: Callable[[], None])
         except BaseException as error:
             outcome = (None, error)
         try:
-            from_thread.run_sync(on_end)
+            post(on_end)
         except RuntimeError:
             # The event loop has ended before this thread did: nobody counts any more.
             return outcome
@@ -57,6 +60,20 @@ async def run_abandonable(function: Callable[[], T], on_end: Callable[[], None])
     if error is not None:
         raise error
     return value  # type: ignore[return-value]
+
+
+def _post() -> Callable[[Callable[[], object]], object]:
+    """Return what runs a function in this event loop soon, from any thread, without waiting for it.
+
+    A thread that waited for a loop which has stopped and is not closed would wait for ever, and the process with it.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        import trio
+
+        return trio.lowlevel.current_trio_token().run_sync_soon
+    return loop.call_soon_threadsafe
 
 
 def _limiter() -> anyio.CapacityLimiter:

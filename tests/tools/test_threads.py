@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import anyio
 import pytest
@@ -86,3 +89,36 @@ async def test_f5_a_call_cancelled_at_any_step_reports_exactly_one_end() -> None
             await ended.wait()
         assert ends == [1]
         assert len(ran) <= 1
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_f5_thread_that_outlives_its_loop_does_not_keep_the_process(backend: str) -> None:
+    """A process whose loop has ended while a synchronous tool still ran ends when that thread does."""
+    source = (
+        "import anyio, time\n"
+        "from engine.tools.threads import run_abandonable\n"
+        "async def main():\n"
+        "    with anyio.move_on_after(0.05):\n"
+        "        await run_abandonable(lambda: time.sleep(0.5), lambda: None)\n"
+        f"anyio.run(main, backend={backend!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", source], timeout=60, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0
+
+
+def test_f5_thread_that_ends_between_stop_and_close_of_its_loop_ends() -> None:
+    """A loop that has stopped but is not closed takes what is posted and never runs it; the thread ends anyway."""
+    source = (
+        "import asyncio, time\n"
+        "from engine.tools.threads import run_abandonable\n"
+        "async def main():\n"
+        "    task = asyncio.ensure_future(run_abandonable(lambda: time.sleep(0.3), lambda: None))\n"
+        "    await asyncio.sleep(0.05)\n"
+        "loop = asyncio.new_event_loop()\n"
+        "loop.run_until_complete(main())\n"
+        "time.sleep(0.6)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", source], timeout=60, check=False, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == 0
