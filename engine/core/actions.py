@@ -241,8 +241,7 @@ def change_call(cursor: Cursor, call_id: str, **changes: object) -> None:
 
 def _close_batch(cursor: Cursor) -> None:
     turn = cursor.open_turn
-    if turn.batch is None:
-        return
+    assert turn.batch is not None
     cursor.transcript = cursor.transcript.extended(turn.batch.messages())
     cursor.change_turn(batch=None, done=turn.done + turn.batch.calls)
 
