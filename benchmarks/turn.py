@@ -14,7 +14,7 @@ import anyio
 
 from engine import Session
 from engine.journal import SqliteJournal
-from engine.journal.codec import canonical
+from engine.journal.canonical import canonical
 from engine.replay import verify_journal
 
 from . import places

@@ -1,24 +1,61 @@
 """The engine's log: structlog over the standard library's logger `engine`, silent unless the host listens.
 
 Nothing is printed and no global configuration is touched: records go to `logging.getLogger("engine")` as one line of
-ASCII JSON, which escapes line breaks and control characters, so nothing a tool says can forge a line. May import
-structlog and logging.
+ASCII JSON, which escapes line breaks, control characters and marks of writing direction, so nothing a tool says can
+forge a line. What cannot be written as JSON is written as its `repr`. Secrets that an open engine knows are replaced
+in every line. May import structlog, logging and core. Must never raise: it is called where errors are handled.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from typing import cast
 
 import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from .core.redaction import Redactor
 
 _standard = logging.getLogger("engine")
 _standard.addHandler(logging.NullHandler())
 
+_redactors: list[Redactor] = []
 
-def _dumps(value: object, **_: object) -> str:
-    return json.dumps(value, ensure_ascii=True, default=repr)
+
+def hide_in_log(redactor: Redactor) -> Callable[[], None]:
+    """Replace what `redactor` finds in every line from now on, until the returned function is called.
+
+    The log is the process's own, so the secrets of every open engine are kept out of it.
+    """
+    _redactors.append(redactor)
+    return lambda: _redactors.remove(redactor)
+
+
+def _hide(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    for redactor in _redactors:
+        event = redactor.clean(event)
+    return event
+
+
+def _shown(value: object) -> str:
+    """Return the `repr` of a value, whatever its own `__repr__` does, without secrets."""
+    try:
+        text = repr(value)
+    except Exception as broken:
+        text = f"a {type(value).__name__} whose text cannot be shown ({type(broken).__name__})"
+    for redactor in _redactors:
+        text = redactor.text(text)
+    return text
+
+
+def _dumps(value: EventDict, **_: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=True, default=_shown)
+    except (TypeError, ValueError, RecursionError):
+        # A key that is no text, or a value that contains itself: every member by itself, in words.
+        return json.dumps({str(key): _shown(member) for key, member in value.items()}, ensure_ascii=True)
 
 
 logger = cast(
@@ -30,6 +67,7 @@ logger = cast(
             structlog.stdlib.filter_by_level,
             structlog.stdlib.add_log_level,
             structlog.processors.format_exc_info,
+            _hide,
             structlog.processors.JSONRenderer(serializer=_dumps),
         ],
         context_class=dict,

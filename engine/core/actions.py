@@ -1,7 +1,7 @@
 """The actions of the table: pure functions that write to a cursor and ask for effects.
 
 An action never decides a state: that is the table's. May import the other core modules. Must never raise for an event
-that `guards.check` let pass.
+that `guards.CHECKS` let pass.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from .cursor import Cursor
 from .effects import PREPARE_CONTEXT, AskUser, Recover, RunTool, effect_id, model_call
 from .events import ModelReplied, PromptReceived
+from .guards import has_malformed, place_of
 from .recovery import batch_fault, counted, plan_for
 from .session import Batch, CallState, Turn
 from .values import Fault, Message, Outcome, PlannedCall, RecoveryPlan, Request, ToolCall, ToolStatus
@@ -30,14 +31,16 @@ def note_opening(cursor: Cursor) -> None:
 def open_turn(cursor: Cursor) -> None:
     """Open a turn with the prompt at the end of the conversation."""
     event: PromptReceived = cursor.event
-    cursor.turn = Turn(
-        number=cursor.session.turns + 1,
-        prompt=event.messages,
-        direct_calls=event.direct_calls,
-        direct_plans=event.plans,
-        priority=event.priority,
-        metadata=event.metadata,
-        opened_seq=cursor.seq,
+    cursor.open(
+        Turn(
+            number=cursor.turns + 1,
+            prompt=event.messages,
+            direct_calls=event.direct_calls,
+            direct_plans=event.plans,
+            priority=event.priority,
+            metadata=event.metadata,
+            opened_seq=cursor.seq,
+        )
     )
     cursor.transcript = cursor.transcript.extended(event.messages)
     prepare(cursor)
@@ -137,10 +140,12 @@ def note_start(cursor: Cursor) -> None:
 def note_finish(cursor: Cursor) -> None:
     """Keep the call's end."""
     event = cursor.event
-    change_call(
-        cursor, event.call_id, status=event.status, content=event.content, error=event.error,
-        duration_s=event.duration_s, patch=event.patch,
+    place, call = find_call(cursor, event.call_id)
+    ended = CallState(
+        call.call, call.plan, call.key, event.status, call.approved, event.content, event.error, event.duration_s,
+        event.patch,
     )  # fmt: skip
+    put_call(cursor, place, ended)
 
 
 def finish_batch(cursor: Cursor) -> None:
@@ -178,8 +183,7 @@ def _account(cursor: Cursor) -> None:
     """Book a reply: its tokens, and whether its arguments were well-formed."""
     event: ModelReplied = cursor.event
     turn = cursor.open_turn
-    malformed = bool(event.plans) and any(plan.malformed for plan in event.plans)
-    streak = turn.malformed_streak + 1 if malformed else 0
+    streak = turn.malformed_streak + 1 if has_malformed(event.plans) else 0
     if streak != turn.malformed_streak or turn.fault_counts:
         cursor.change_turn(malformed_streak=streak, fault_counts=())
     usage = event.reply.usage
@@ -192,7 +196,7 @@ def _open_batch(cursor: Cursor, message: Message, calls: Sequence[ToolCall], pla
     states: list[CallState] = []
     requests: list[Request] = []
     for index, (call, plan) in enumerate(zip(calls, plans, strict=True)):
-        key = effect_id(cursor.session.id, cursor.seq, index)
+        key = effect_id(cursor.id, cursor.seq, index)
         if plan.decision == "refuse":
             error = "malformed_arguments" if plan.malformed else plan.status.value
             states.append(CallState(call, plan, key, plan.status, content=plan.refusal or "refused", error=error))
@@ -203,7 +207,8 @@ def _open_batch(cursor: Cursor, message: Message, calls: Sequence[ToolCall], pla
             requests.append(Request(id=f"{key}:approval", kind="approval", call_id=call.id, text=text))
         else:
             cursor.effects.append(RunTool.trusted(call_id=call.id, key=key))
-    cursor.effects.extend(AskUser(request=request) for request in requests)
+    if requests:
+        cursor.effects.extend(AskUser(request=request) for request in requests)
     cursor.change_turn(batch=Batch(message, tuple(states)), requests=tuple(requests))
 
 
@@ -212,7 +217,7 @@ def _refuse_all(cursor: Cursor, fault: Fault) -> None:
     _account(cursor)
     states = tuple(
         CallState(
-            call, plan, effect_id(cursor.session.id, cursor.seq, index), ToolStatus.DENIED,
+            call, plan, effect_id(cursor.id, cursor.seq, index), ToolStatus.DENIED,
             content=plan.refusal if plan.malformed and plan.refusal else f"not run: {fault.message}", error=fault.kind,
         )
         for index, (call, plan) in enumerate(zip(reply.tool_calls, cursor.event.plans, strict=True))
@@ -230,12 +235,25 @@ def replace_calls(cursor: Cursor, calls: tuple[CallState, ...]) -> None:
     cursor.change_turn(batch=Batch(batch.message, calls))
 
 
-def change_call(cursor: Cursor, call_id: str, **changes: object) -> None:
-    """Replace fields of one call of the open batch."""
+def change_call(cursor: Cursor, call_id: str, **changes: object) -> CallState:
+    """Replace fields of one call of the open batch; return it as it is now."""
+    place, call = find_call(cursor, call_id)
+    changed = call._replace(**changes)  # type: ignore[arg-type]
+    put_call(cursor, place, changed)
+    return changed
+
+
+def find_call(cursor: Cursor, call_id: str) -> tuple[int, CallState]:
+    """Return a call of the open batch and its place in it."""
+    place = place_of(cursor.calls, call_id)
+    assert place is not None
+    return place, cursor.calls[place]
+
+
+def put_call(cursor: Cursor, place: int, call: CallState) -> None:
+    """Put a call at its place in the open batch."""
     calls = list(cursor.calls)
-    for place, call in enumerate(calls):
-        if call.call.id == call_id:
-            calls[place] = call._replace(**changes)  # type: ignore[arg-type]
+    calls[place] = call
     replace_calls(cursor, tuple(calls))
 
 
@@ -266,10 +284,7 @@ def _doubt(call: CallState) -> str:
 
 def end_turn(cursor: Cursor, outcome: Outcome, reason: str, text: str | None = None) -> None:
     """End the turn."""
-    turn = cursor.open_turn
-    text = turn.text if text is None else text
-    cursor.turn_ended = turn._replace(outcome=outcome, reason=reason, text=text, requests=(), plan=None)
-    cursor.turn = None
+    cursor.close_turn(outcome, reason, cursor.open_turn.text if text is None else text)
 
 
 def plan_recovery(cursor: Cursor, fault: Fault) -> None:

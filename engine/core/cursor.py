@@ -1,51 +1,63 @@
-"""The throw-away draft of one step: what guards look at and actions write to.
+"""The private draft of a session while it is stepped: what guards look at and actions write to.
 
-A cursor is made for one event and discarded after it, whatever happens; the session it was made from never changes.
-`state` is the attribute that the table moves. May import the other core modules' types.
+A cursor is made from a snapshot, takes one event or a whole history, and gives a snapshot back; the one it was made
+from never changes. `state` is the attribute that the table moves. A cursor whose step raised is thrown away. May import
+the other core modules' types.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from .effects import KnownEffect
 from .events import KnownEvent
 from .session import CallState, Session, Turn
-
-_PLACES = {name: place for place, name in enumerate(Turn._fields)}
+from .values import Outcome, State
 
 
 class Cursor:
-    """A session being stepped by one event. `effects` collects, in order, what the step asks for."""
+    """A session being stepped.
+
+    Attributes:
+        event: the fact that is being taken.
+        effects: what its step asks for, in order.
+        source: the state it found.
+    """
 
     __slots__ = (
         "effects",
         "event",
+        "id",
+        "last_turn",
         "left",
         "opened",
         "seq",
-        "session",
+        "source",
         "state",
         "transcript",
         "turn",
-        "turn_ended",
+        "turns",
         "usage",
     )
 
-    def __init__(self, session: Session, event: KnownEvent) -> None:
-        self.session = session
+    def __init__(self, session: Session, event: KnownEvent | None = None) -> None:
+        (
+            self.id, self.seq, self.state, self.opened, self.transcript, turn, self.last_turn, self.turns, self.usage,
+            self.left,
+        ) = session  # fmt: skip
+        self.turn = None if turn is None else _draft(turn)
+        self.source: State = self.state
         # Guards and actions are reached through the event's kind, so each knows which class it gets.
         self.event: Any = event
-        self.seq = session.seq + 1
-        # A plain string: `transitions` takes an enum member for the name of a state.
-        self.state: str = session.state.value
-        self.opened = session.opened
-        self.transcript = session.transcript
-        self.turn = session.turn
-        self.turn_ended: Turn | None = None
-        self.usage = session.usage
-        self.left = session.left
         self.effects: list[KnownEffect] = []
+
+    def frozen(self) -> Session:
+        """Return the session as it stands."""
+        turn = None if self.turn is None else _final(self.turn)
+        return Session(
+            self.id, self.seq, self.state, self.opened, self.transcript, turn, self.last_turn, self.turns, self.usage,
+            self.left,
+        )  # fmt: skip
 
     @property
     def open_turn(self) -> Turn:
@@ -61,9 +73,31 @@ class Cursor:
             return ()
         return turn.batch.calls
 
-    def change_turn(self, **changes: Any) -> None:
+    def open(self, turn: Turn) -> None:
+        """Begin a turn."""
+        self.turn = _draft(turn)
+
+    def change_turn(self, **changes: object) -> None:
         """Replace fields of the open turn."""
-        fields = list(self.open_turn)
-        for name, value in changes.items():
-            fields[_PLACES[name]] = value
-        self.turn = Turn._make(fields)
+        vars(self.open_turn).update(changes)
+
+    def close_turn(self, outcome: Outcome, reason: str, text: str | None) -> None:
+        """End the open turn."""
+        self.change_turn(outcome=outcome, reason=reason, text=text, requests=(), plan=None)
+        self.last_turn = _final(self.open_turn)
+        self.turns += 1
+        self.turn = None
+
+
+class _Draft:
+    """A turn whose fields can be replaced, one by one and without a copy. It is read like a `Turn`, and only read."""
+
+
+def _draft(turn: Turn) -> Turn:
+    draft = _Draft()
+    draft.__dict__ = dict(zip(Turn._fields, turn, strict=True))
+    return cast(Turn, draft)
+
+
+def _final(turn: Turn) -> Turn:
+    return Turn._make(vars(turn).values())

@@ -7,9 +7,8 @@ May import `values` only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -76,16 +75,6 @@ CLOSE = Close()
 def model_call(number: int) -> CallModel:
     """Return the request for the reply of a round, one object a round."""
     return CallModel(round=number)
-
-
-def shared_effect(data: Mapping[str, Any]) -> KnownEffect | None:
-    """Return the one object that stands for a decoded effect, for the kinds that have one; None for the others."""
-    kind = data["kind"]
-    if kind == "call_model" and len(data) == 2 and type(data.get("round")) is int:
-        return model_call(data["round"])
-    if kind == "prepare_context" and len(data) == 1:
-        return PREPARE_CONTEXT
-    return None
 
 
 def effect_id(session: str, seq: int, index: int) -> str:

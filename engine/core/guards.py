@@ -1,7 +1,9 @@
 """The guards of the table, and what an event must refer to: pure questions to a cursor.
 
+They are asked for every record of a replay, hence loops where a generator would read a little shorter.
+
 A guard answers about the session *as the event will leave it* and changes nothing. It never decides a state: that is
-the table's. May import the other core modules. Must never raise for an event that `check` let pass.
+the table's. May import the other core modules. Must never raise for an event that `CHECKS` let pass.
 """
 
 from __future__ import annotations
@@ -16,25 +18,14 @@ from .session import CallState
 from .values import PlannedCall, Request, State, ToolCall, ToolStatus
 
 
-def check(cursor: Cursor) -> None:
-    """Refuse an event that is legal in this state but refers to something the session does not have open.
-
-    Raises:
-        InvalidEvent: the text names what is missing.
-    """
-    checks = _CHECKS.get(cursor.event.kind)
-    if checks is not None:
-        checks(cursor)
-
-
 def _check_call(cursor: Cursor) -> None:
     event = cursor.event
-    call = find_call(cursor.calls, event.call_id)
-    if call is None or not call.runs:
+    place = place_of(cursor.calls, event.call_id)
+    if place is None or not cursor.calls[place].runs:
         raise InvalidEvent(f"{event.kind}: call {event.call_id!r} is not running in this batch")
     if event.kind == "tool_finished" and not event.status.terminal:
         raise InvalidEvent(f"tool_finished: status {event.status} is not terminal")
-    if event.kind == "tool_started" and call.started:
+    if event.kind == "tool_started" and cursor.calls[place].started:
         raise InvalidEvent(f"tool_started: call {event.call_id!r} has already started")
 
 
@@ -61,7 +52,7 @@ def _check_recovery(cursor: Cursor) -> None:
         raise InvalidEvent(f"{cursor.event.kind}: the recovery plan says to {says}")
 
 
-_CHECKS: dict[str, Callable[[Cursor], None]] = {
+CHECKS: dict[str, Callable[[Cursor], None]] = {
     "tool_started": _check_call,
     "tool_finished": _check_call,
     "user_answered": _check_answer,
@@ -70,13 +61,16 @@ _CHECKS: dict[str, Callable[[Cursor], None]] = {
     "recovered": _check_recovery,
     "recovery_needs_user": _check_recovery,
 }
+"""Kind of event → what refuses one that is legal in its state but refers to something the session does not have open,
+with an `InvalidEvent` whose text names what is missing.
+"""
 
 
 def _check_plans(calls: Sequence[ToolCall], plans: tuple[PlannedCall, ...]) -> None:
     if not calls and not plans:
         return
     ids = [call.id for call in calls]
-    if ids != [plan.call_id for plan in plans] or len(set(ids)) != len(ids):
+    if ids != [plan.call_id for plan in plans] or (len(ids) > 1 and len(set(ids)) != len(ids)):
         raise InvalidEvent(f"every call needs an id of its own and one plan, in the same order; calls {ids}")
 
 
@@ -85,12 +79,20 @@ def answered_request(cursor: Cursor) -> Request:
     return next(request for request in cursor.open_turn.requests if request.id == cursor.event.request_id)
 
 
-def find_call(calls: Iterable[CallState], call_id: str) -> CallState | None:
-    """Return the call with this id, if it is in `calls`."""
-    for call in calls:
+def place_of(calls: Iterable[CallState], call_id: str) -> int | None:
+    """Return where in `calls` the call with this id stands, counted from 0, if it does."""
+    for place, call in enumerate(calls):
         if call.call.id == call_id:
-            return call
+            return place
     return None
+
+
+def has_malformed(plans: Iterable[PlannedCall]) -> bool:
+    """Whether the arguments of a call were malformed."""
+    for plan in plans:
+        if plan.malformed:
+            return True
+    return False
 
 
 def _plans(cursor: Cursor) -> tuple[PlannedCall, ...]:
@@ -106,7 +108,10 @@ def no_call_is_planned(cursor: Cursor) -> bool:
 
 def some_call_runs(cursor: Cursor) -> bool:
     """Whether a planned call may run at once."""
-    return any(plan.decision == "run" for plan in _plans(cursor))
+    for plan in _plans(cursor):
+        if plan.decision == "run":
+            return True
+    return False
 
 
 def some_call_asks(cursor: Cursor) -> bool:
@@ -123,7 +128,7 @@ def parsing_exhausted(cursor: Cursor) -> bool:
     """Whether malformed arguments came once more in a row than `max_parse_retries` admits."""
     if cursor.open_turn.malformed_streak < cursor.opened.settings.max_parse_retries:
         return False
-    return any(plan.malformed for plan in cursor.event.plans)
+    return has_malformed(cursor.event.plans)
 
 
 def wants_continuation(cursor: Cursor) -> bool:
@@ -136,7 +141,10 @@ def wants_continuation(cursor: Cursor) -> bool:
 def others_run(cursor: Cursor) -> bool:
     """Whether another call than the one that finished still runs."""
     finished = cursor.event.call_id
-    return any(call.runs and call.call.id != finished for call in cursor.calls)
+    for call in cursor.calls:
+        if call.runs and call.call.id != finished:
+            return True
+    return False
 
 
 def answers_missing(cursor: Cursor) -> bool:
@@ -151,7 +159,10 @@ def finished_in_trouble(cursor: Cursor) -> bool:
 
 def unhandled_trouble(cursor: Cursor) -> bool:
     """Whether an earlier end in the batch is a fault that no recovery has dealt with."""
-    return any(call.status in TROUBLE and not call.handled for call in cursor.calls)
+    for call in cursor.calls:
+        if call.status in TROUBLE and not call.handled:
+            return True
+    return False
 
 
 def answer_starts_call(cursor: Cursor) -> bool:

@@ -1,7 +1,7 @@
 """The actions of the table that answer, recover and resume: pure functions that write to a cursor.
 
 They share the small pieces of `actions`. May import the other core modules. Must never raise for an event that
-`guards.check` let pass.
+`guards.CHECKS` let pass.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .actions import (
 )
 from .cursor import Cursor
 from .effects import CANCEL_WORK, CLOSE, AskUser, Recover, RunTool
-from .guards import after_interruption, answered_request, find_call
+from .guards import after_interruption, answered_request
 from .recovery import TROUBLE
 from .values import Outcome, RecoveryPlan, Request, State, ToolStatus
 
@@ -44,9 +44,7 @@ def give_up(cursor: Cursor) -> None:
 def start_answered_call(cursor: Cursor) -> None:
     """Let the call run that the answer is about."""
     call_id = _take_request(cursor).call_id
-    change_call(cursor, call_id, status=ToolStatus.QUEUED, approved=True, handled=False, content="", error=None)
-    call = find_call(cursor.calls, call_id)
-    assert call is not None
+    call = change_call(cursor, call_id, status=ToolStatus.QUEUED, approved=True, handled=False, content="", error=None)
     cursor.effects.append(RunTool(call_id=call_id, key=call.key))
 
 
@@ -82,7 +80,7 @@ def note_fault(cursor: Cursor) -> None:
     """
     cursor.effects.append(CANCEL_WORK)
     fault = cursor.event.fault
-    if cursor.session.state is State.GENERATING_RESPONSE and fault.kind not in TROUBLE.values():
+    if cursor.source is State.GENERATING_RESPONSE and fault.kind not in TROUBLE.values():
         plan_recovery(cursor, fault)
     else:
         follow_plan(cursor, fault, RecoveryPlan(action="give_up"))
@@ -177,7 +175,7 @@ def settle_interrupted(cursor: Cursor) -> None:
 
 def close(cursor: Cursor) -> None:
     """Let go of the session; remember the state it leaves."""
-    cursor.left = State(cursor.session.state)
+    cursor.left = cursor.source
     if cursor.turn is not None:
         cursor.effects.append(CANCEL_WORK)
     cursor.effects.append(CLOSE)

@@ -1,7 +1,8 @@
 """One pure advance of a session: (session, event) → (session, effects).
 
-The same function drives the live engine, resuming and replay; that is why they cannot disagree. May import the other
-core modules. Must never do I/O, read a clock or draw a random number.
+The same function drives the live engine, resuming and replay; that is why they cannot disagree. Whoever takes many
+events keeps one cursor and freezes it at the end. May import the other core modules. Must never do I/O, read a clock or
+draw a random number.
 """
 
 from __future__ import annotations
@@ -13,13 +14,10 @@ from ..errors import IllegalTransition, InvalidEvent, ReplayError
 from .cursor import Cursor
 from .effects import KnownEffect
 from .events import KnownEvent, UnknownEvent
-from .guards import check
+from .guards import CHECKS
 from .record import TransitionRecord
 from .session import Session
-from .table import fire, legal, refuse_illegal
-from .values import State
-
-_STATES = {state.value: state for state in State}
+from .table import LEGAL, fire, legal
 
 
 class Step(NamedTuple):
@@ -41,26 +39,28 @@ def step(session: Session, event: KnownEvent, move: Callable[[Cursor], None] = f
         IllegalTransition: the table does not allow the event in this state.
         InvalidEvent: the event refers to a call or request that is not open.
     """
-    if session.seq == 0 and event.kind != "session_opened":
-        raise IllegalTransition(event.kind, "idle, before its first record", ("session_opened",))
-    cursor = Cursor(session, event)
-    refuse_illegal(cursor)
-    check(cursor)
+    cursor = Cursor(session)
+    effects = take(cursor, event, move)
+    return Step(cursor.frozen(), effects)
+
+
+def take(cursor: Cursor, event: KnownEvent, move: Callable[[Cursor], None] = fire) -> tuple[KnownEffect, ...]:
+    """Advance a cursor by one event and return the effects it asks for. An event that is refused moves nothing.
+
+    Raises:
+        IllegalTransition, InvalidEvent: see `step`.
+    """
+    kind = event.kind
+    if cursor.seq == 0 and kind != "session_opened":
+        raise IllegalTransition(kind, "idle, before its first record", ("session_opened",))
+    if (kind, cursor.state) not in LEGAL:
+        raise IllegalTransition(kind, cursor.state, legal(cursor.state))
+    cursor.event, cursor.source, cursor.effects = event, cursor.state, []
+    if kind in CHECKS:
+        CHECKS[kind](cursor)
+    cursor.seq += 1
     move(cursor)
-    ended = cursor.turn_ended
-    advanced = Session(
-        session.id,
-        cursor.seq,
-        _STATES[cursor.state],
-        cursor.opened,
-        cursor.transcript,
-        cursor.turn,
-        session.last_turn if ended is None else ended,
-        session.turns if ended is None else session.turns + 1,
-        cursor.usage,
-        cursor.left,
-    )
-    return Step(advanced, tuple(cursor.effects))
+    return tuple(cursor.effects)
 
 
 def advance(session: Session, record: TransitionRecord) -> Session:
@@ -71,24 +71,35 @@ def advance(session: Session, record: TransitionRecord) -> Session:
     Raises:
         ReplayError: the record does not reproduce: source, destination or effects differ, or the event is refused.
     """
-    if record.source != session.state:
-        raise ReplayError(f"{session.id}:{record.seq}: starts in {record.source}, the session is in {session.state}")
+    cursor = Cursor(session)
+    reproduce(cursor, record)
+    return cursor.frozen()
+
+
+def reproduce(cursor: Cursor, record: TransitionRecord) -> None:
+    """Advance a cursor by a recorded transition, as `advance` does.
+
+    Raises:
+        ReplayError: the record does not reproduce; the cursor is of no further use.
+    """
+    if record.source != cursor.state:
+        raise ReplayError(f"{cursor.id}:{record.seq}: starts in {record.source}, the session is in {cursor.state}")
     if isinstance(record.event, UnknownEvent):
-        return session._replace(seq=record.seq, state=record.dest)
+        cursor.seq, cursor.state = record.seq, record.dest
+        return
     try:
-        stepped, effects = step(session, record.event)
+        effects = take(cursor, record.event)
     except (IllegalTransition, InvalidEvent) as error:
-        raise ReplayError(f"{session.id}:{record.seq}: {error}") from error
-    if stepped.state is not record.dest or effects != record.effects or stepped.seq != record.seq:
+        raise ReplayError(f"{cursor.id}:{record.seq}: {error}") from error
+    if cursor.state is not record.dest or effects != record.effects or cursor.seq != record.seq:
         raise ReplayError(
-            f"{session.id}:{record.seq}: {record.trigger} was recorded as {record.source} → {record.dest} with "
-            f"{_kinds(record.effects)}; now it gives {stepped.state} with {_kinds(effects)}"
+            f"{cursor.id}:{record.seq}: {record.trigger} was recorded as {record.source} → {record.dest} with "
+            f"{_kinds(record.effects)}; now it gives {cursor.state} with {_kinds(effects)}"
         )
-    return stepped
 
 
 def _kinds(effects: tuple[KnownEffect, ...]) -> str:
     return "[" + ", ".join(effect.kind for effect in effects) + "]"
 
 
-__all__ = ["Step", "advance", "legal", "step"]
+__all__ = ["Step", "advance", "legal", "reproduce", "step", "take"]

@@ -18,11 +18,11 @@ Must stay pure. Nothing outside this module may assign a state.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from transitions import Machine
 
-from ..errors import IllegalTransition, TableError
+from ..errors import TableError
 from . import actions as do, guards as given, resuming as then
 from .cursor import Cursor
 from .events import EVENT_TYPES
@@ -178,21 +178,13 @@ def _compile(machine: Machine) -> dict[tuple[str, str], tuple[_Branch, ...]]:
 
 
 _INDEX = _compile(MACHINE)
+LEGAL = _INDEX.keys()
+"""Every (kind of event, state) that has a row."""
 
 
 def legal(state: str) -> tuple[str, ...]:
     """Return the kinds of the events that are legal in a state, sorted."""
     return tuple(sorted(name for name, source in _INDEX if source == state))
-
-
-def refuse_illegal(cursor: Cursor) -> None:
-    """Refuse an event that no row allows.
-
-    Raises:
-        IllegalTransition: it names what is legal.
-    """
-    if (cursor.event.kind, cursor.state) not in _INDEX:
-        raise IllegalTransition(cursor.event.kind, cursor.state, legal(cursor.state))
 
 
 def fire(cursor: Cursor) -> None:
@@ -208,4 +200,8 @@ def fire(cursor: Cursor) -> None:
 
 def fire_through_machine(cursor: Cursor) -> None:
     """Do what `fire` does by the machine itself."""
+    # A plain string: `transitions` takes an enum member for the name of a state.
+    plain: Any = cursor
+    plain.state = cursor.state.value
     MACHINE.events[cursor.event.kind].trigger(cursor, cursor)
+    cursor.state = State(cursor.state)

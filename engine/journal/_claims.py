@@ -14,7 +14,7 @@ import sys
 from typing import NamedTuple
 
 from ..errors import JournalCorrupt
-from .codec import canonical
+from .canonical import canonical
 
 if sys.platform != "win32":
     import fcntl

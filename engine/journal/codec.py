@@ -1,30 +1,28 @@
 """Records to canonical text and back, with the hash chain between them.
 
-The canonical text of a record is its JSON in ASCII, keys sorted at every depth, no white space, no NaN: one byte
-sequence for one record, so `json.dumps(json.loads(line), sort_keys=True, separators=(",", ":"))` gives it again. `hash`
-is the SHA-256 of that text without the `hash` member; `prev` chains it to the record before. Fields at their defaults
-are left out of events and effects. May import core and errors. Must never do I/O or read a clock.
+A record has one byte sequence (see `canonical`), so `json.dumps(json.loads(line), sort_keys=True, separators=(",",
+":"))` gives a line again. `hash` is the SHA-256 of that text without the `hash` member; `prev` chains it to the record
+before. May import core and errors. Must never do I/O or read a clock.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
+from functools import cache
 from hashlib import sha256
-from json.encoder import encode_basestring_ascii
-from math import isfinite
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
-from pydantic_core import from_json
+from pydantic import ConfigDict, StrictInt, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from ..core.arguments import is_object
-from ..core.effects import Effect, KnownEffect, shared_effect
-from ..core.events import EVENT_TYPES, EVENTS, KnownEvent, UnknownEvent
+from ..core.effects import Effect, KnownEffect
+from ..core.events import EVENT_TYPES, EVENTS, Event, KnownEvent, UnknownEvent
 from ..core.record import TransitionRecord
 from ..core.values import State
-from ..errors import EncodingError, JournalCorrupt, JournalTooNew
+from ..errors import JournalCorrupt, JournalTooNew
+from .canonical import canonical
 
 RECORD_VERSION = 1
 """Version of the record format. It grows when a reader of the version before could not read the new one."""
@@ -43,79 +41,6 @@ Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 
 UPCASTERS: dict[int, Upcaster] = {}
 """Version → the upcaster to the version after it. Empty while there is one version."""
-
-
-def canonical(value: object) -> str:
-    """Return the canonical JSON of a value made of JSON types and `Value`s.
-
-    Raises:
-        EncodingError: it holds something JSON cannot.
-    """
-    try:
-        return _WRITERS[type(value)](value)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise EncodingError("$", str(error) or type(error).__name__) from error
-
-
-class _Writers(dict[type, Callable[[Any], str]]):
-    """Type → function that writes its values. Writers of models are made when their class is first met."""
-
-    def __missing__(self, kind: type) -> Callable[[Any], str]:
-        writer: Callable[[Any], str] = _encode
-        if issubclass(kind, BaseModel):
-            writer = _model_writer(kind)
-        elif issubclass(kind, Enum):
-            writer = {member: _encode(member.value) for member in kind}.__getitem__
-        self[kind] = writer
-        return writer
-
-
-# One pass in C for everything that is plain JSON; what it must not meet is refused by name.
-_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
-_NO_DEFAULT = object()
-
-
-def _model_writer(kind: type[BaseModel]) -> Callable[[BaseModel], str]:
-    """Return a writer of one model class: fields in alphabetical order, tags always, defaults never."""
-    spec: list[tuple[str, str, object]] = []
-    for name in sorted(kind.model_fields):
-        field = kind.model_fields[name]
-        always = name == "kind" or field.is_required()
-        default = _NO_DEFAULT if always else field.get_default(call_default_factory=True)
-        spec.append((name, f'"{name}":', default))
-
-    def write(value: BaseModel) -> str:
-        held = value.__dict__
-        parts: list[str] = []
-        for name, key, default in spec:
-            item = held[name]
-            if item is not default and item != default:
-                parts.append(key + _WRITERS[type(item)](item))
-        return "{" + ",".join(parts) + "}"
-
-    return write
-
-
-def _write_items(items: Sequence[object]) -> str:
-    return "[" + ",".join([_WRITERS[type(item)](item) for item in items]) + "]"
-
-
-def _write_float(value: float) -> str:
-    if not isfinite(value):
-        raise ValueError(f"{value} has no JSON form")
-    return repr(value)
-
-
-_WRITERS = _Writers(
-    {
-        str: encode_basestring_ascii,
-        int: int.__repr__,
-        float: _write_float,
-        bool: {False: "false", True: "true"}.__getitem__,
-        type(None): {None: "null"}.__getitem__,
-        tuple: _write_items,
-    }
-)
 
 
 def seal(
@@ -148,27 +73,66 @@ def decode(line: str, where: str = "record", offset: int = 0) -> TransitionRecor
         JournalCorrupt: the line is not such a record; `offset` is reported with it.
         JournalTooNew: it has a greater record version.
     """
+    try:
+        members = _reader()(line)
+    except ValidationError:
+        # Damaged, of another version, of a kind that is not known here, or with a lone surrogate in it.
+        return _decode_other(line, where, offset)
+    event, digest = members["event"], members["hash"]
+    if not _is_intact(line, digest) or event.kind != members["trigger"]:
+        return _decode_other(line, where, offset)
+    return TransitionRecord(
+        RECORD_VERSION, members["session"], members["seq"], members["at"], members["mono_ns"], event.kind,
+        members["source"], members["dest"], event, members["effects"], members["prev"], digest, line,
+    )  # fmt: skip
+
+
+class _Members(TypedDict):
+    """A record of this version with an event of a known kind, as nearly every line holds it."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    v: Literal[1]
+    session: str
+    seq: StrictInt
+    at: str
+    mono_ns: StrictInt
+    trigger: str
+    source: State
+    dest: State
+    event: Event
+    effects: tuple[Effect, ...]
+    prev: str
+    hash: str
+
+
+@cache
+def _reader() -> Callable[[str], _Members]:
+    return TypeAdapter(_Members).validator.validate_json
+
+
+def _is_intact(line: str, digest: str) -> bool:
+    """Whether a line is what its hash covers."""
+    member = f'"hash":"{digest}",'
+    at = line.rfind(member)
+    return (
+        at >= 0
+        and line.isascii()
+        and sha256((line[:at] + line[at + len(member) :]).encode("ascii")).hexdigest() == digest
+    )
+
+
+def _decode_other(line: str, where: str, offset: int) -> TransitionRecord:
+    """Decode member by member, to take what only another release writes and to say what exactly is wrong."""
     fields = _parse(line, where, offset)
     if not is_object(fields) or not isinstance(fields.get("hash"), str) or type(fields.get("v")) is not int:
         raise JournalCorrupt(where, offset, "not a transition record")
-    digest: str = fields["hash"]
-    member = f'"hash":"{digest}",'
-    at = line.rfind(member)
-    if (
-        at < 0
-        or not line.isascii()
-        or sha256((line[:at] + line[at + len(member) :]).encode("ascii")).hexdigest() != digest
-    ):
+    if not _is_intact(line, fields["hash"]):
         raise JournalCorrupt(where, offset, "the hash does not match the record")
     return _build(_upcast(fields, where), line, where, offset)
 
 
 def _parse(line: str, where: str, offset: int) -> Any:
-    try:
-        # A third faster than `json`, and refuses lone surrogates, which models do emit: `json` reads those lines.
-        return from_json(line)
-    except ValueError:
-        pass
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -215,10 +179,6 @@ def _event(trigger: str, data: Mapping[str, Any]) -> KnownEvent | UnknownEvent:
 
 
 def _effects(data: Sequence[Mapping[str, Any]]) -> tuple[KnownEffect, ...]:
-    if not data:
-        return ()
-    if len(data) == 1 and (shared := shared_effect(data[0])) is not None:
-        return (shared,)
     return _EFFECTS.validate_python(data)
 
 
@@ -303,7 +263,6 @@ __all__ = [
     "UPCASTERS",
     "Chain",
     "Upcaster",
-    "canonical",
     "decode",
     "record_schema",
     "seal",

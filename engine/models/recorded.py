@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..core.arguments import arguments_complaint
+from ..core.cursor import Cursor
 from ..core.events import ModelReplied
 from ..core.record import TransitionRecord
 from ..core.session import Session
-from ..core.step import advance
+from ..core.step import reproduce
 from ..core.values import Message, ModelReply, ToolCall, WirePatch
 from ..errors import RecordedModelMismatch, ReplayError
 from ..ports import Emit, ModelRequest
@@ -30,16 +31,16 @@ class RecordedModel:
 
     def __init__(self, records: Iterable[TransitionRecord]) -> None:
         self._replies: dict[tuple[int, int], tuple[ModelReply, int]] = {}
-        session: Session | None = None
+        cursor: Cursor | None = None
         for record in records:
-            session = session or Session(record.session)
-            if isinstance(record.event, ModelReplied) and session.turn is not None:
-                place = (session.turn.number, session.turn.round)
-                self._replies[place] = (record.event.reply, len(session.transcript))
-            session = advance(session, record)
-        if session is None:
+            cursor = cursor or Cursor(Session(record.session))
+            if isinstance(record.event, ModelReplied) and cursor.turn is not None:
+                place = (cursor.turn.number, cursor.turn.round)
+                self._replies[place] = (record.event.reply, len(cursor.transcript))
+            reproduce(cursor, record)
+        if cursor is None:
             raise ReplayError("an empty history has no replies to give")
-        self._messages: Sequence[Message] = session.transcript
+        self._messages: Sequence[Message] = cursor.transcript
         self._checked = 0
 
     async def generate(self, request: ModelRequest, emit: Emit) -> ModelReply:

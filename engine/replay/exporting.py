@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from ..core.cursor import Cursor
 from ..core.session import Session
-from ..core.step import advance
+from ..core.step import reproduce
 from ..core.values import check_id
 from ..errors import UnknownSession
 from ..journal.codec import Chain
@@ -54,10 +55,10 @@ def chat_of(session: Session) -> dict[str, Any]:
 
 
 async def _load(journal: Journal, name: str) -> Session:
-    session, chain = Session(name), Chain(name)
-    while page := await journal.read(name, session.seq, _PAGE):
+    cursor, chain = Cursor(Session(name)), Chain(name)
+    while page := await journal.read(name, cursor.seq, _PAGE):
         for line in page:
-            session = advance(session, chain.decode(line.text, line.offset))
-    if session.seq == 0:
+            reproduce(cursor, chain.decode(line.text, line.offset))
+    if cursor.seq == 0:
         raise UnknownSession(name)
-    return session
+    return cursor.frozen()

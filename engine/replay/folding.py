@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from ..core.cursor import Cursor
 from ..core.events import ContextPrepared, PromptReceived
 from ..core.record import TransitionRecord
 from ..core.session import Session
-from ..core.step import advance
+from ..core.step import reproduce
 from ..core.values import Message, Prompt
 from ..errors import JournalCorrupt, ReplayError
 from ..journal.codec import Chain
@@ -26,10 +27,10 @@ def fold(records: Iterable[TransitionRecord]) -> Session:
     Raises:
         ReplayError: the history is empty, or a record does not follow from those before it.
     """
-    last = deque(_snapshots(records), maxlen=1)
+    last = deque(_cursors(records), maxlen=1)
     if not last:
         raise ReplayError("an empty history cannot be folded: give the records of one session, from sequence 1")
-    return last[0]
+    return last[0].frozen()
 
 
 def state_at(records: Iterable[TransitionRecord], seq: int) -> Session:
@@ -44,10 +45,10 @@ def state_at(records: Iterable[TransitionRecord], seq: int) -> Session:
     """
     last = 0
     if seq >= 1:
-        for session in _snapshots(records):
-            if session.seq == seq:
-                return session
-            last = session.seq
+        for cursor in _cursors(records):
+            if cursor.seq == seq:
+                return cursor.frozen()
+            last = cursor.seq
     raise ReplayError(f"no record {seq} in this history: " + (f"it ends at {last}" if last else "records count from 1"))
 
 
@@ -75,15 +76,16 @@ def _prompt(event: PromptReceived) -> Prompt:
     return Prompt(messages=event.messages, calls=event.direct_calls, priority=event.priority, metadata=event.metadata)
 
 
-def _snapshots(records: Iterable[TransitionRecord]) -> Iterator[Session]:
-    session: Session | None = None
+def _cursors(records: Iterable[TransitionRecord]) -> Iterator[Cursor]:
+    """Step through a history with one cursor; it stands after one record more each time."""
+    cursor: Cursor | None = None
     chain: Chain | None = None
     for record in records:
-        if session is None or chain is None:
-            session, chain = Session(record.session), Chain(record.session)
+        if cursor is None or chain is None:
+            cursor, chain = Cursor(Session(record.session)), Chain(record.session)
         try:
             chain.check(record)
         except JournalCorrupt as error:
-            raise ReplayError(f"{session.id}:{record.seq}: {error.reason}") from error
-        session = advance(session, record)
-        yield session
+            raise ReplayError(f"{cursor.id}:{record.seq}: {error.reason}") from error
+        reproduce(cursor, record)
+        yield cursor

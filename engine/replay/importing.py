@@ -23,10 +23,11 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from ..core.arguments import is_list, is_object, parse_json
+from ..core.cursor import Cursor
 from ..core.events import KnownEvent, ModelReplied, SessionOpened
 from ..core.record import TransitionRecord
 from ..core.session import Session
-from ..core.step import step
+from ..core.step import take
 from ..core.values import SessionSettings, check_id
 from ..errors import EngineError, ImportRefused, InvalidId
 from ..journal.codec import GENESIS, seal
@@ -197,16 +198,16 @@ class _Reader:
             opened = opened.model_copy(update={"settings": settings})
         at = (_EPOCH + timedelta(microseconds=self._clock.time_ns() // 1000)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         mono_ns = self._clock.monotonic_ns()
-        session, digest = Session(name), GENESIS
+        cursor, digest = Cursor(Session(name)), GENESIS
         records: list[TransitionRecord] = []
         for event in (opened, *events):
-            advanced, effects = step(session, event)
+            effects = take(cursor, event)
             record = seal(
-                session=name, seq=advanced.seq, at=at, mono_ns=mono_ns, source=session.state, dest=advanced.state,
+                session=name, seq=cursor.seq, at=at, mono_ns=mono_ns, source=cursor.source, dest=cursor.state,
                 event=event, effects=effects, prev=digest,
             )  # fmt: skip
             records.append(record)
-            session, digest = advanced, record.hash
+            digest = record.hash
         return records
 
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from ..core.record import TransitionRecord
-from ..core.session import CallState, Session, Turn
+from ..core.session import CallState, Turn
 from ..core.values import JsonObject, Outcome, ToolStatus, Usage
 
 
@@ -65,6 +65,7 @@ class TurnLog:
 
     def __init__(self, size: int) -> None:
         self._ended: deque[_Ended] = deque(maxlen=size)
+        self._last: Turn | None = None
         self._opened_at = ""
 
     def __iter__(self) -> Iterator[ConversationTurn]:
@@ -73,12 +74,13 @@ class TurnLog:
     def __len__(self) -> int:
         return len(self._ended)
 
-    def see(self, record: TransitionRecord, before: Session, after: Session) -> None:
-        """Take note of a record that led from one snapshot to the next."""
+    def see(self, record: TransitionRecord, last: Turn | None) -> None:
+        """Take note of a record; `last` is the newest turn that has ended by now."""
         if record.trigger == "prompt_received":
             self._opened_at = record.at
-        if after.turns != before.turns and after.last_turn is not None:
-            self._ended.append(_Ended(after.id, after.last_turn, self._opened_at or record.at, record.at))
+        if last is not self._last and last is not None:
+            self._last = last
+            self._ended.append(_Ended(record.session, last, self._opened_at or record.at, record.at))
 
 
 class _Ended(NamedTuple):

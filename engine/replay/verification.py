@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import anyio.lowlevel
 
+from ..core.cursor import Cursor
 from ..core.events import UnknownEvent
 from ..core.record import TransitionRecord
 from ..core.session import Session
-from ..core.step import advance
+from ..core.step import reproduce
 from ..core.values import State, check_id
 from ..errors import EncodingError, JournalCorrupt, JournalTooNew, ReplayError, UnknownSession
 from ..journal.codec import GENESIS, Chain, decode, seal
@@ -64,31 +65,32 @@ class Verification:
 class _Check:
     """The check of one session while its records go by."""
 
-    session: Session
+    cursor: Cursor
     chain: Chain
     unknown: list[Finding]
+    seq: int = 0
     digest: str = GENESIS
+    state: State = State.IDLE
 
     @classmethod
     def of(cls, name: str) -> _Check:
-        return cls(Session(name), Chain(name), [])
+        return cls(Cursor(Session(name)), Chain(name), [])
 
     def result(self, *diverged: Finding) -> Verification:
-        session = self.session
-        return Verification(session.id, session.seq, self.digest, session.state, tuple(self.unknown), diverged)
+        return Verification(self.cursor.id, self.seq, self.digest, self.state, tuple(self.unknown), diverged)
 
     def take(self, record: TransitionRecord) -> None:
         """Step a record whose place in the chain has been checked."""
         if isinstance(record.event, UnknownEvent):
             text = f"{record.trigger!r} is a kind of event that this release does not know"
             self.unknown.append(Finding(record.seq, text))
-        self.session = advance(self.session, record)
-        self.digest = record.hash
+        reproduce(self.cursor, record)
+        self.seq, self.digest, self.state = record.seq, record.hash, record.dest
 
     def failed(self, error: Exception, offset: int | None) -> Verification:
         """Return the result of a check that ended at `error`."""
         reason = error.reason if isinstance(error, JournalCorrupt) else str(error)
-        return self.result(Finding(self.session.seq + 1, reason, offset))
+        return self.result(Finding(self.seq + 1, reason, offset))
 
 
 def verify(records: Iterable[TransitionRecord]) -> Verification:
@@ -151,7 +153,7 @@ async def _verify_stored(journal: Journal, name: str, progress: Callable[[int], 
     offset: int | None = None
     try:
         # Up to an empty page: only there does a journal say that what follows is damaged.
-        while page := await journal.read(name, check.session.seq, _PAGE):
+        while page := await journal.read(name, check.seq, _PAGE):
             for line in page:
                 offset = line.offset
                 check.take(check.chain.decode(line.text, line.offset))
@@ -161,7 +163,7 @@ async def _verify_stored(journal: Journal, name: str, progress: Callable[[int], 
             await anyio.lowlevel.checkpoint()
     except (JournalCorrupt, JournalTooNew, ReplayError) as error:
         return check.failed(error, error.offset if isinstance(error, JournalCorrupt) else offset)
-    if check.session.seq == 0:
+    if check.seq == 0:
         raise UnknownSession(name)
     return check.result()
 

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 
 import anyio.lowlevel
 
+from ..core.cursor import Cursor
 from ..core.effects import CANCEL_WORK, PREPARE_CONTEXT, KnownEffect
 from ..core.events import ContextPrepared, KnownEvent, ModelReplied, Resumed, SessionOpened, ToolFinished
 from ..core.record import TransitionRecord
 from ..core.session import Session
-from ..core.step import advance, step
+from ..core.step import reproduce, take
 from ..core.values import State
 from ..journal.codec import GENESIS, Chain, seal
 from ..ports import Writer
@@ -67,11 +68,14 @@ class Ledger:
         """
         chain = Chain(self.session.id, self.session.seq, self._digest)
         while page := await self._parts.journal.read(self.session.id, self.session.seq, _PAGE):
+            cursor = Cursor(self.session)
             for line in page:
                 record = chain.decode(line.text, line.offset)
-                self._take(record, advance(self.session, record))
+                reproduce(cursor, record)
+                self._note(record, cursor)
                 if publish:
                     self._broadcast.record(record)
+            self.session = cursor.frozen()
             # A long history must not keep the other sessions of this loop waiting.
             await anyio.lowlevel.checkpoint()
 
@@ -88,36 +92,38 @@ class Ledger:
             IllegalTransition, InvalidEvent: an event was refused; nothing was written.
             JournalUnavailable, StaleWriter: the records are not known to be durable; the snapshot is as before.
         """
-        taken: list[tuple[TransitionRecord, Session]] = []
+        cursor = Cursor(self.session)
+        records: list[TransitionRecord] = []
         effects: list[KnownEffect] = []
-        session, digest = self.session, self._digest
+        digest = self._digest
         at, mono_ns = timestamp(self._clock.time_ns()), self._clock.monotonic_ns()
         waiting = list(events)
         for event in waiting:
-            advanced, asked = step(session, event)
+            asked = take(cursor, event)
             record = seal(
-                session=session.id,
-                seq=advanced.seq,
+                session=cursor.id,
+                seq=cursor.seq,
                 at=at,
                 mono_ns=mono_ns,
-                source=session.state,
-                dest=advanced.state,
+                source=cursor.source,
+                dest=cursor.state,
                 event=event,
                 effects=asked,
                 prev=digest,
             )
-            taken.append((record, advanced))
-            session, digest = advanced, record.hash
+            records.append(record)
+            digest = record.hash
             if asked:
-                if asked[-1] is PREPARE_CONTEXT and not self._asks_providers and len(taken) == len(waiting):
+                if asked[-1] is PREPARE_CONTEXT and not self._asks_providers and len(records) == len(waiting):
                     waiting.append(_CONTEXT_READY)
                 elif asked[0] is CANCEL_WORK:
                     effects = list(asked)
                 else:
                     effects += asked
-        await self._append([record for record, _ in taken])
-        for record, advanced in taken:
-            self._take(record, advanced)
+        await self._append(records)
+        self.session = cursor.frozen()
+        for record in records:
+            self._note(record, cursor)
             if self._broadcast.watched:
                 self._broadcast.record(record)
         return effects
@@ -158,9 +164,7 @@ class Ledger:
         await self._writer.append(records)
         self._attempted = []
 
-    def _take(self, record: TransitionRecord, advanced: Session) -> None:
-        before, self.session = self.session, advanced
+    def _note(self, record: TransitionRecord, cursor: Cursor) -> None:
         self._digest = record.hash
         self.recent.append(record)
-        if record.trigger == "prompt_received" or advanced.turns != before.turns:
-            self.turns.see(record, before, advanced)
+        self.turns.see(record, cursor.last_turn)

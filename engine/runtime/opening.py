@@ -13,7 +13,7 @@ from ..core.events import SessionOpened
 from ..core.session import Session
 from ..core.values import JsonObject, Prompt
 from ..errors import EncodingError, UsageError
-from ..journal.codec import canonical
+from ..journal.canonical import canonical
 from ..tools.encode import complaint
 from .parts import Parts
 

@@ -13,7 +13,8 @@ from engine import Message, State, TransitionRecord
 from engine.core.events import PromptReceived
 from engine.errors import ReplayError, UnknownSession
 from engine.journal import JsonlJournal, MemoryJournal
-from engine.journal.codec import RECORD_VERSION, canonical, decode, seal
+from engine.journal.canonical import canonical
+from engine.journal.codec import RECORD_VERSION, decode, seal
 from engine.ports import Journal, StoredLine
 from engine.replay import Verification, verify, verify_journal
 from engine.testing.records import chain
