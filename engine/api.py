@@ -21,6 +21,7 @@ from .core.record import TransitionRecord
 from .core.values import Message, Prompt, Request, State, Usage, check_id
 from .errors import EngineClosed, EngineError, InvalidEvent
 from .journal import MemoryJournal
+from .journal.codec import decode
 from .log import logger
 from .ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy, Tool
 from .replay.reading import read_history
@@ -304,7 +305,7 @@ class Session:
     @property
     def recent(self) -> tuple[TransitionRecord, ...]:
         """The newest records, oldest first, at most `limits.history_ring`."""
-        return tuple(self._driver.ledger.recent)
+        return tuple(map(decode, self._driver.ledger.recent))
 
     @property
     def cut_bytes(self) -> int:

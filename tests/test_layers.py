@@ -52,8 +52,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "psutil": ("journal", "runtime", "tools", "cli"),
     "argparse": ("cli", "__main__"),
     # anyio has no word for two things: whether a task is really being cancelled, and waking a loop from any thread.
-    "asyncio": ("testing", "tools.function", "tools.threads", "journal._thread"),
-    "trio": ("testing", "tools.threads", "journal._thread"),
+    "asyncio": ("testing", "tools.function", "tools.threads", "journal._thread", "runtime.bell"),
+    "trio": ("testing", "tools.threads", "journal._thread", "runtime.bell"),
     "pytest": ("testing",),
     "hypothesis": ("testing",),
 }

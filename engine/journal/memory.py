@@ -22,7 +22,7 @@ class _History:
     __slots__ = ("digest", "epoch", "external_id", "held", "lines")
 
     def __init__(self) -> None:
-        self.lines: list[StoredLine] = []
+        self.lines: list[str] = []
         self.digest = GENESIS
         self.epoch = 0
         self.held = False
@@ -49,14 +49,12 @@ class _MemoryWriter:
         if history.epoch != self._epoch or not history.held:
             raise StaleWriter(self._session, self._epoch)
         seq, digest = len(history.lines), history.digest
-        added: list[StoredLine] = []
         for record in records:
             check_next(self._session, seq, digest, record)
             seq, digest = record.seq, record.hash
-            added.append(StoredLine(record.line, seq))
-        if added and not history.lines:
+        if records and not history.lines:
             history.external_id = external_id_of(records[0])
-        history.lines += added
+        history.lines += [record.line for record in records]
         history.digest = digest
 
     async def release(self) -> None:
@@ -83,7 +81,9 @@ class MemoryJournal:
         """Return a page of records; see `ports.Journal.read`. The offset of a line is its sequence number."""
         check_page(after, limit)
         history = self._histories.get(check_id(session))
-        return history.lines[after : after + limit] if history else ()
+        if history is None:
+            return ()
+        return [StoredLine(line, after + n) for n, line in enumerate(history.lines[after : after + limit], 1)]
 
     async def sessions(self) -> Sequence[SessionInfo]:
         """Return every session that has a record, sorted by id."""

@@ -16,8 +16,7 @@ from ..core.session import CallState, Turn
 from ..core.values import JsonObject, Outcome, ToolStatus, Usage
 
 
-@dataclass(frozen=True, slots=True)
-class CallResult:
+class CallResult(NamedTuple):
     """One tool call of a turn and how it ended. `content` is the text that the model got, `duration_s` in seconds."""
 
     id: str

@@ -22,6 +22,7 @@ from ..core.session import CallState
 from ..core.values import Request, State
 from ..errors import InvalidEvent
 from ..log import logger
+from .bell import new_bell
 from .broadcast import Broadcast
 from .crew import Crew
 from .ledger import Ledger
@@ -61,7 +62,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._items: deque[tuple[KnownEvent, Ack | None]] = deque()
-        self._wake: anyio.Event | None = None
+        self._bell = new_bell()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -73,16 +74,12 @@ class Mailbox:
 
     def ring(self) -> None:
         """Wake the driver without an event: a place has become free."""
-        if self._wake is not None:
-            self._wake.set()
+        self._bell.ring()
 
     async def wait(self) -> None:
         """Wait until something is posted or the bell rings."""
-        if self._items:
-            return
-        self._wake = anyio.Event()
-        await self._wake.wait()
-        self._wake = None
+        if not self._items:
+            await self._bell.wait()
 
     def take(self) -> list[tuple[KnownEvent, Ack | None]]:
         """Return everything that was posted."""

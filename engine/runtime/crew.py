@@ -12,8 +12,9 @@ from contextvars import Context, copy_context
 from types import coroutine
 from typing import Any
 
-import anyio
 from anyio.abc import TaskGroup
+
+from .bell import new_bell
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
@@ -51,17 +52,15 @@ class _Member:
     def __init__(self, work: Work, context: Context) -> None:
         self.work = work
         self.context = context
-        self._called: anyio.Event | None = None
+        self._bell = new_bell()
 
     def give(self, work: Work, context: Context) -> None:
         self.work = work
         self.context = context
-        assert self._called is not None
-        self._called.set()
+        self._bell.ring()
 
     async def wait(self) -> None:
-        self._called = anyio.Event()
-        await self._called.wait()
+        await self._bell.wait()
 
 
 @coroutine

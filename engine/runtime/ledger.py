@@ -36,14 +36,14 @@ class Ledger:
 
     Attributes:
         session: the snapshot at the last durable record.
-        recent: the newest records, at most `limits.history_ring`.
+        recent: the newest records as their lines, at most `limits.history_ring`: a fifth of what the objects take.
         turns: the newest ended turns, at most `limits.turns_ring`.
         cut_bytes: how many bytes of a torn record the journal cut off when the session was claimed.
     """
 
     def __init__(self, session: str, parts: Parts, writer: Writer, broadcast: Broadcast) -> None:
         self.session = Session(session)
-        self.recent: deque[TransitionRecord] = deque(maxlen=parts.limits.history_ring)
+        self.recent: deque[str] = deque(maxlen=parts.limits.history_ring)
         self.turns = TurnLog(parts.limits.turns_ring)
         self.cut_bytes = writer.tail.cut_bytes
         self._parts = parts
@@ -51,6 +51,7 @@ class Ledger:
         self._broadcast = broadcast
         self._digest = GENESIS
         self._attempted: list[TransitionRecord] = []
+        self._cursor: Cursor | None = None
         self._clock = parts.clock
         self._asks_providers = bool(parts.providers)
 
@@ -66,6 +67,7 @@ class Ledger:
             JournalCorrupt: a record is damaged or does not follow from the one before.
             ReplayError: a record does not reproduce.
         """
+        self._cursor = None
         chain = Chain(self.session.id, self.session.seq, self._digest)
         while page := await self._parts.journal.read(self.session.id, self.session.seq, _PAGE):
             cursor = Cursor(self.session)
@@ -92,7 +94,8 @@ class Ledger:
             IllegalTransition, InvalidEvent: an event was refused; nothing was written.
             JournalUnavailable, StaleWriter: the records are not known to be durable; the snapshot is as before.
         """
-        cursor = Cursor(self.session)
+        # The cursor of the last commit stands where the snapshot does; after a failure it does not, and is not kept.
+        cursor, self._cursor = self._cursor or Cursor(self.session), None
         records: list[TransitionRecord] = []
         effects: list[KnownEffect] = []
         digest = self._digest
@@ -121,7 +124,7 @@ class Ledger:
                 else:
                     effects += asked
         await self._append(records)
-        self.session = cursor.frozen()
+        self.session, self._cursor = cursor.frozen(), cursor
         for record in records:
             self._note(record, cursor)
             if self._broadcast.watched:
@@ -166,5 +169,5 @@ class Ledger:
 
     def _note(self, record: TransitionRecord, cursor: Cursor) -> None:
         self._digest = record.hash
-        self.recent.append(record)
+        self.recent.append(record.line)
         self.turns.see(record, cursor.last_turn)

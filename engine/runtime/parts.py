@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from ..core.limits import Limits
+from ..core.session import NO_USAGE
 from ..core.values import JsonObject, Outcome, Request, Usage, Value
 from ..ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy
 from ..replay.turns import CallResult
@@ -29,8 +30,7 @@ class EngineSettings(Value):
     exit_grace_s: float = Field(default=5.0, ge=0)
 
 
-@dataclass(frozen=True, slots=True)
-class TurnResult:
+class TurnResult(NamedTuple):
     """How a turn came to rest.
 
     `outcome` WAITING means that `pending` must be answered, INTERRUPTED that the engine shut down inside the turn;
@@ -40,7 +40,7 @@ class TurnResult:
     text: str | None
     outcome: Outcome
     tool_calls: tuple[CallResult, ...] = ()
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     duration_s: float = 0.0
     reason: str = ""
     pending: tuple[Request, ...] = ()
