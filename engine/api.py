@@ -15,7 +15,8 @@ import anyio
 from anyio.abc import TaskGroup
 from pydantic import ValidationError
 
-from .core.events import ShutdownRequested, TurnCancelled, UserAnswered
+from .core.events import GrantRevoked, ShutdownRequested, TurnCancelled, UserAnswered
+from .core.grants import Grant
 from .core.limits import Limits
 from .core.record import TransitionRecord
 from .core.values import Message, Prompt, Request, State, Usage, check_id
@@ -26,6 +27,7 @@ from .log import logger
 from .ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy, Tool
 from .replay.reading import read_history
 from .replay.turns import ConversationTurn
+from .runtime.answering import Said
 from .runtime.broadcast import Broadcast
 from .runtime.clock import SystemClock
 from .runtime.crew import Crew
@@ -153,6 +155,7 @@ class Engine:
                 await known.close()
             driver = self._drivers[name] = await self._load(name, takeover, who)
             session = self._sessions[name] = Session(driver, self._parts.journal, self._start, self._forget)
+        driver.inlet.watch(driver.session.pending)
         if driver.unfinished:
             group.start_soon(self._go_on, driver)
         return session
@@ -288,6 +291,11 @@ class Session:
         return self._driver.session.pending
 
     @property
+    def grants(self) -> tuple[Grant, ...]:
+        """The leave that was given for calls to come, oldest first; what is used up or over included."""
+        return self._driver.session.grants
+
+    @property
     def messages(self) -> Sequence[Message]:
         """The conversation as a model provider accepts it: every call with a result, in every state."""
         return self._driver.session.messages()
@@ -334,25 +342,30 @@ class Session:
         """
         return TurnStream(self._driver, as_prompt(prompt), self._start)
 
-    async def answer(
-        self, request_id: str, *, approve: bool, text: str | None = None, by: str | None = None
-    ) -> TurnResult:
+    async def answer(self, request_id: str, **said: Unpack[Said]) -> TurnResult:
         """Answer a pending request, in any order, and wait until the session rests again.
 
         Args:
             request_id: the `id` of one of `pending`.
-            approve: yes or no to what the request asks.
-            text: what the model is told: why not, or the result of a write that did happen.
-            by: who answered, for the record.
+            said: see `Said`; `approve` is needed.
 
         Raises:
-            InvalidEvent: no such request is pending, or the answer is not made of a yes or no and texts.
+            InvalidEvent: no such request is pending, its time is over, the call cannot run with the arguments given, or
+                the answer says two things at once.
         """
         try:
-            answered = UserAnswered(request_id=request_id, approve=approve, text=text, by=by)
+            answered = UserAnswered.model_validate({**said, "request_id": request_id})
         except ValidationError as error:
             raise InvalidEvent(f"this cannot be recorded as an answer: {complaint(error)}") from None
-        return await self._driver.answer(answered)
+        return await self._driver.inlet.answer(answered)
+
+    async def revoke(self, grant_id: str, *, by: str | None = None) -> None:
+        """Take one of `grants` back: from then on no call starts by it, not even one that it has let through.
+
+        Raises:
+            InvalidEvent: there is no such grant.
+        """
+        await self._driver.inlet.revoke(GrantRevoked(grant_id=grant_id, by=by))
 
     async def cancel(self, reason: str = "cancelled") -> None:
         """Cancel the open turn, wherever it is. Every call gets a terminal record. Without an open turn do nothing."""

@@ -50,12 +50,15 @@ def _shown(value: object) -> str:
     return text
 
 
-def _dumps(value: EventDict, **_: object) -> str:
+def _render(_: WrappedLogger, __: str, event: EventDict) -> tuple[tuple[str], dict[str, object]]:
+    """Return the line, and that nothing is to be added to it: the library would put the raw traceback below."""
     try:
-        return json.dumps(value, ensure_ascii=True, default=_shown)
+        line = json.dumps(event, ensure_ascii=True, default=_shown)
     except (TypeError, ValueError, RecursionError):
-        # A key that is no text, or a value that contains itself: every member by itself, in words.
-        return json.dumps({str(key): _shown(member) for key, member in value.items()}, ensure_ascii=True)
+        # A key that is no text, or a value that contains itself: such members in words.
+        words = {key: member if isinstance(member, str) else _shown(member) for key, member in event.items()}
+        line = json.dumps(words, ensure_ascii=True)
+    return (line,), {"exc_info": False}
 
 
 logger = cast(
@@ -68,7 +71,7 @@ logger = cast(
             structlog.stdlib.add_log_level,
             structlog.processors.format_exc_info,
             _hide,
-            structlog.processors.JSONRenderer(serializer=_dumps),
+            _render,
         ],
         context_class=dict,
         cache_logger_on_first_use=True,

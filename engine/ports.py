@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+from .core.grants import GrantTerms
 from .core.notices import Notice, ToolProgress
 from .core.record import TransitionRecord
 from .core.values import (
@@ -120,6 +121,7 @@ class ToolOptions:
     effect: ToolEffect = "write"
     timeout_s: float = 60.0
     conflict_key: str | None = None
+    polls: bool = False
 
 
 class ToolOutput(NamedTuple):
@@ -187,12 +189,25 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class Versioned(Policy, Protocol):
+    """A policy whose decisions can change: approvals are bound to the version they were asked under."""
+
+    @property
+    def version(self) -> str:
+        """What tells this policy from an earlier or later one."""
+        ...
+
+
 class Answer(NamedTuple):
-    """What an approver says to a request."""
+    """What an approver says to a request; see `core.grants.Ruling`."""
 
     approve: bool
     text: str | None = None
     by: str | None = None
+    arguments: JsonObject | None = None
+    result: str | None = None
+    grant: GrantTerms | None = None
 
 
 class Approver(Protocol):

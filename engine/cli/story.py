@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from ..core.events import (
     ContextPrepared,
     Faulted,
+    GrantRevoked,
     ModelReplied,
     PromptReceived,
     Recovered,
@@ -176,8 +177,8 @@ class Storyteller:
 
 
 _Remarkable = (
-    SessionOpened | ContextPrepared | UserAnswered | Faulted | Recovered | RecoveryNeedsUser | RecoveryFailed
-    | TurnCancelled | ShutdownRequested | UnknownEvent
+    SessionOpened | ContextPrepared | UserAnswered | GrantRevoked | Faulted | Recovered | RecoveryNeedsUser
+    | RecoveryFailed | TurnCancelled | ShutdownRequested | UnknownEvent
 )  # fmt: skip
 
 
@@ -187,6 +188,8 @@ def _remark(event: _Remarkable) -> str:
             return f"{event.fault.kind}: {event.fault.message}"
         case UserAnswered():
             return f"{'yes' if event.approve else 'no'}{f', {event.text}' if event.text else ''}"
+        case GrantRevoked():
+            return event.grant_id
         case TurnCancelled() | ShutdownRequested():
             return event.reason
         case ContextPrepared():

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from .cursor import Cursor
 from .effects import PREPARE_CONTEXT, AskUser, Recover, RunTool, effect_id, model_call
 from .events import ModelReplied, PromptReceived
+from .grants import consumed
 from .guards import has_malformed, place_of
 from .recovery import batch_fault, counted, plan_for
 from .session import Batch, CallState, Turn
@@ -104,6 +105,12 @@ def take_hopeless_calls(cursor: Cursor) -> None:
     complaint = next(plan.refusal for plan in cursor.event.plans if plan.malformed)
     message = f"the model sent malformed arguments {streak} times in a row; the last complaint: {complaint}"
     _refuse_all(cursor, Fault(kind="malformed_arguments", message=message))
+
+
+def take_circling_calls(cursor: Cursor) -> None:
+    """Record the calls of a model that goes round in circles as not run, and give the turn up."""
+    reason = next(plan.refusal for plan in cursor.event.plans if plan.decision == "halt")
+    _refuse_all(cursor, Fault(kind="loop", message=reason or "the model goes round in circles"))
 
 
 def continue_reply(cursor: Cursor) -> None:
@@ -204,8 +211,15 @@ def _open_batch(cursor: Cursor, message: Message, calls: Sequence[ToolCall], pla
         states.append(CallState(call, plan, key))
         if plan.decision == "ask":
             text = plan.refusal or f"May {call.name} run?"
-            requests.append(Request(id=f"{key}:approval", kind="approval", call_id=call.id, text=text))
+            requests.append(
+                Request(
+                    id=f"{key}:approval", kind="approval", call_id=call.id, text=text,
+                    binding=plan.binding, expires_at=plan.expires_at,
+                )
+            )  # fmt: skip
         else:
+            if plan.grant is not None:
+                cursor.grants = consumed(cursor.grants, plan.grant)
             cursor.effects.append(RunTool.trusted(call_id=call.id, key=key))
     if requests:
         cursor.effects.extend(AskUser(request=request) for request in requests)

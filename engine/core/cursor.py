@@ -27,6 +27,7 @@ class Cursor:
     __slots__ = (
         "effects",
         "event",
+        "grants",
         "id",
         "last_turn",
         "left",
@@ -43,7 +44,7 @@ class Cursor:
     def __init__(self, session: Session, event: KnownEvent | None = None) -> None:
         (
             self.id, self.seq, self.state, self.opened, self.transcript, turn, self.last_turn, self.turns, self.usage,
-            self.left,
+            self.left, self.grants,
         ) = session  # fmt: skip
         self.turn = None if turn is None else _draft(turn)
         self.source: State = self.state
@@ -56,7 +57,7 @@ class Cursor:
         turn = None if self.turn is None else _final(self.turn)
         return Session(
             self.id, self.seq, self.state, self.opened, self.transcript, turn, self.last_turn, self.turns, self.usage,
-            self.left,
+            self.left, self.grants,
         )  # fmt: skip
 
     @property

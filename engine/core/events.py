@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
+from .grants import Ruling
 from .values import (
     Fault,
     JsonObject,
@@ -84,13 +85,19 @@ class ToolFinished(Value):
     patch: WirePatch | None = None
 
 
-class UserAnswered(Value):
-    """A pending request was answered. `approve` answers the question asked; `text` is what the model is told."""
+class UserAnswered(Ruling):
+    """A pending request was answered. `plan` says what was decided about a call whose arguments the answer changed."""
 
     kind: Literal["user_answered"] = "user_answered"
     request_id: str
-    approve: bool
-    text: str | None = None
+    plan: PlannedCall | None = None
+
+
+class GrantRevoked(Value):
+    """A grant was taken back. Calls that it has let through and that have not started do not start any more."""
+
+    kind: Literal["grant_revoked"] = "grant_revoked"
+    grant_id: str
     by: str | None = None
 
 
@@ -157,6 +164,7 @@ KnownEvent: TypeAlias = (
     | ToolStarted
     | ToolFinished
     | UserAnswered
+    | GrantRevoked
     | Faulted
     | Recovered
     | RecoveryNeedsUser
@@ -173,8 +181,8 @@ Event: TypeAlias = Annotated[KnownEvent, Field(discriminator="kind")]
 EVENT_TYPES: dict[str, type[KnownEvent]] = {
     event.model_fields["kind"].default: event
     for event in (
-        SessionOpened, PromptReceived, ContextPrepared, ModelReplied, ToolStarted, ToolFinished, UserAnswered, Faulted,
-        Recovered, RecoveryNeedsUser, RecoveryFailed, TurnCancelled, Resumed, ShutdownRequested,
+        SessionOpened, PromptReceived, ContextPrepared, ModelReplied, ToolStarted, ToolFinished, UserAnswered,
+        GrantRevoked, Faulted, Recovered, RecoveryNeedsUser, RecoveryFailed, TurnCancelled, Resumed, ShutdownRequested,
     )
 }  # fmt: skip
 """Tag → class: the closed table that decoding uses."""
@@ -191,7 +199,7 @@ class UnknownEvent(Value):
 
 
 __all__ = [
-    "EVENTS", "EVENT_TYPES", "ContextPrepared", "Event", "Faulted", "KnownEvent", "ModelReplied", "ProbeResult",
-    "PromptReceived", "Recovered", "RecoveryFailed", "RecoveryNeedsUser", "Resumed", "SessionOpened",
+    "EVENTS", "EVENT_TYPES", "ContextPrepared", "Event", "Faulted", "GrantRevoked", "KnownEvent", "ModelReplied",
+    "ProbeResult", "PromptReceived", "Recovered", "RecoveryFailed", "RecoveryNeedsUser", "Resumed", "SessionOpened",
     "ShutdownRequested", "ToolFinished", "ToolStarted", "TurnCancelled", "UnknownEvent", "UserAnswered",
 ]  # fmt: skip

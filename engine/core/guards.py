@@ -34,6 +34,18 @@ def _check_answer(cursor: Cursor) -> None:
     if all(request.id != cursor.event.request_id for request in requests):
         open_ids = ", ".join(request.id for request in requests) or "none"
         raise InvalidEvent(f"no request {cursor.event.request_id!r} is pending; pending: {open_ids}")
+    event = cursor.event
+    more = event.arguments is not None or event.result is not None or event.grant is not None
+    if more and answered_request(cursor).kind != "approval":
+        raise InvalidEvent("only the answer to an approval can change arguments, give a result or a grant")
+    if (event.arguments is None) is not (event.plan is None):
+        raise InvalidEvent("changed arguments need a plan, and a plan needs changed arguments")
+
+
+def _check_revocation(cursor: Cursor) -> None:
+    if all(grant.id != cursor.event.grant_id for grant in cursor.grants):
+        known = ", ".join(grant.id for grant in cursor.grants) or "none"
+        raise InvalidEvent(f"no grant {cursor.event.grant_id!r} in this session; there are: {known}")
 
 
 def _check_reply(cursor: Cursor) -> None:
@@ -56,6 +68,7 @@ CHECKS: dict[str, Callable[[Cursor], None]] = {
     "tool_started": _check_call,
     "tool_finished": _check_call,
     "user_answered": _check_answer,
+    "grant_revoked": _check_revocation,
     "model_replied": _check_reply,
     "prompt_received": _check_prompt,
     "recovered": _check_recovery,
@@ -129,6 +142,14 @@ def parsing_exhausted(cursor: Cursor) -> bool:
     if cursor.open_turn.malformed_streak < cursor.opened.settings.max_parse_retries:
         return False
     return has_malformed(cursor.event.plans)
+
+
+def caught_in_loop(cursor: Cursor) -> bool:
+    """Whether the guard against loops ends the turn."""
+    for plan in cursor.event.plans:
+        if plan.decision == "halt":
+            return True
+    return False
 
 
 def wants_continuation(cursor: Cursor) -> bool:

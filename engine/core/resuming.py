@@ -20,6 +20,7 @@ from .actions import (
 )
 from .cursor import Cursor
 from .effects import CANCEL_WORK, CLOSE, AskUser, Recover, RunTool
+from .grants import Here, given, revoked
 from .guards import after_interruption, answered_request
 from .recovery import TROUBLE
 from .values import Outcome, RecoveryPlan, Request, State, ToolStatus
@@ -42,17 +43,33 @@ def give_up(cursor: Cursor) -> None:
 
 
 def start_answered_call(cursor: Cursor) -> None:
-    """Let the call run that the answer is about."""
-    call_id = _take_request(cursor).call_id
+    """Let the call run that the answer is about, with the arguments that the answer says; keep a grant it gives."""
+    event = cursor.event
+    request = _take_request(cursor)
+    call_id = request.call_id
     call = change_call(cursor, call_id, status=ToolStatus.QUEUED, approved=True, handled=False, content="", error=None)
+    if event.plan is not None:
+        asked = call.call.model_copy(update={"arguments": event.arguments, "arguments_text": None})
+        change_call(cursor, call_id, call=asked, plan=event.plan)
+    if event.grant is not None:
+        # A grant is made where the answer is taken: only `now` comes from outside, and nothing here asks for it.
+        here = Here(cursor.id, cursor.open_turn.number, cursor.opened.user, now="")
+        cursor.grants = (*cursor.grants, given(event.grant, request.id, here, event.by))
     cursor.effects.append(RunTool(call_id=call_id, key=call.key))
+
+
+def drop_grant(cursor: Cursor) -> None:
+    """Take a grant back."""
+    cursor.grants = revoked(cursor.grants, cursor.event.grant_id)
 
 
 def close_answered_call(cursor: Cursor) -> None:
     """Give the call that the answer is about its result: refused, or confirmed to have happened."""
     event = cursor.event
     request = _take_request(cursor)
-    if request.kind == "approval":
+    if event.result is not None:
+        change_call(cursor, request.call_id, status=ToolStatus.COMPLETED, content=event.result, error=None)
+    elif request.kind == "approval":
         content = "denied by user" + (f": {event.text}" if event.text else "")
         change_call(cursor, request.call_id, status=ToolStatus.DENIED, content=content, error="denied")
     else:

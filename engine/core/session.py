@@ -14,6 +14,7 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from .events import SessionOpened
+from .grants import Grant
 from .transcript import Transcript
 from .values import (
     Fault,
@@ -75,6 +76,8 @@ class CallState(NamedTuple):
     def message(self) -> Message:
         """Return the result as the model sees it; a call that has none yet says so."""
         text = self.content if self.status.terminal else f"{self.status.value}: no result yet"
+        if self.plan.note is not None:
+            text = f"{text}\n\n{self.plan.note}"
         return Message.trusted(role="tool", text=text, tool_call_id=self.call.id, patch=self.patch)
 
 
@@ -132,6 +135,7 @@ class Session(NamedTuple):
     turns: int = 0
     usage: Usage = NO_USAGE
     left: State | None = None
+    grants: tuple[Grant, ...] = ()
 
     @property
     def pending(self) -> tuple[Request, ...]:

@@ -59,6 +59,7 @@ ROWS: tuple[Row, ...] = (
     Row("model_replied", (GENERATING,), given.no_call_is_planned, IDLE, do.finish_turn),
     Row("model_replied", (GENERATING,), given.rounds_exhausted, ERROR, do.take_surplus_calls),
     Row("model_replied", (GENERATING,), given.parsing_exhausted, ERROR, do.take_hopeless_calls),
+    Row("model_replied", (GENERATING,), given.caught_in_loop, ERROR, do.take_circling_calls),
     Row("model_replied", (GENERATING,), given.some_call_runs, TOOLS, do.take_calls),
     Row("model_replied", (GENERATING,), given.some_call_asks, WAITING, do.take_calls),
     Row("model_replied", (GENERATING,), None, PROCESSING, do.take_refused_calls),
@@ -74,6 +75,8 @@ ROWS: tuple[Row, ...] = (
     Row("user_answered", (WAITING,), given.other_answers_missing, None, then.close_answered_call),
     Row("user_answered", (WAITING,), given.unhandled_trouble, ERROR, then.recover_answered_batch),
     Row("user_answered", (WAITING,), None, PROCESSING, then.settle_answered_call),
+    # What was allowed for calls to come can be taken back at any time.
+    Row("grant_revoked", (IDLE, *IN_TURN), None, None, then.drop_grant),
     # Something failed that is nobody's result.
     Row("faulted", IN_TURN, None, ERROR, then.note_fault),
     Row("recovered", (ERROR,), given.plan_resumes_generating, GENERATING, then.resume_generating),

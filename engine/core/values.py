@@ -12,7 +12,6 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, JsonValue
-from pydantic_core import CoreSchema
 
 from ..errors import InvalidId
 
@@ -183,7 +182,7 @@ class _AsTuple:
     """Lets a field that takes any sequence be validated as a tuple, which costs half of validating a sequence."""
 
     @staticmethod
-    def __get_pydantic_core_schema__(source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(source: object, handler: GetCoreSchemaHandler) -> Any:
         return handler.generate_schema(tuple[ToolCall, ...])
 
 
@@ -223,16 +222,24 @@ class Prompt(Value):
 
 
 class PlannedCall(Value):
-    """What was decided about a call before it entered the core: run it, ask first, or refuse it and say why."""
+    """What was decided about a call before it entered the core: run it, ask first, or refuse it and say why.
+
+    "halt" refuses it and ends the turn. `note` goes to the model beside the result. `binding` is what an approval is
+    given for and `expires_at` when the question ends; `grant` is the grant that stands for an approval.
+    """
 
     call_id: str
-    decision: Literal["run", "ask", "refuse"] = "run"
+    decision: Literal["run", "ask", "refuse", "halt"] = "run"
     effect: ToolEffect = "write"
     timeout_s: float | None = None
     conflict_key: str | None = None
     refusal: str | None = None
     status: Literal[ToolStatus.FAILED, ToolStatus.DENIED] = ToolStatus.FAILED
     malformed: bool = False
+    note: str | None = None
+    binding: str | None = None
+    expires_at: str | None = None
+    grant: str | None = None
 
 
 RequestKind: TypeAlias = Literal["approval", "outcome"]
@@ -242,18 +249,20 @@ RequestKind: TypeAlias = Literal["approval", "outcome"]
 class Request(Value):
     """Something a session waits for a person to answer.
 
-    `id` is unique within the session and stays the same after a restart.
+    `id` is unique within the session and stays the same after a restart. From `expires_at` on the answer is no.
     """
 
     id: str
     kind: RequestKind
     call_id: str
     text: str
+    binding: str | None = None
+    expires_at: str | None = None
 
 
 FaultKind: TypeAlias = Literal[
     "tool_timeout", "memory_limit", "rate_limit", "model_failure", "bad_reply", "empty_reply", "malformed_arguments",
-    "round_limit", "execution_limit", "unknown_outcome", "host_failure",
+    "round_limit", "execution_limit", "loop", "unknown_outcome", "host_failure",
 ]  # fmt: skip
 
 

@@ -16,12 +16,13 @@ from typing import NamedTuple
 import anyio
 
 from ..core.effects import AskUser, KnownEffect, RunTool
-from ..core.events import KnownEvent, ToolFinished, ToolStarted, UserAnswered
+from ..core.events import GrantRevoked, KnownEvent, ToolFinished, ToolStarted, UserAnswered
 from ..core.notices import ToolRunning
 from ..core.session import CallState
 from ..core.values import Request, State
 from ..errors import InvalidEvent
 from ..log import logger
+from .answering import with_plan
 from .bell import new_bell
 from .broadcast import Broadcast
 from .crew import Crew
@@ -80,6 +81,12 @@ class Mailbox:
         """Wait until something is posted or the bell rings."""
         if not self._items:
             await self._bell.wait()
+
+    def take_revocations(self) -> list[tuple[GrantRevoked, Ack]]:
+        """Return the revocations that were posted, and leave everything else."""
+        taken = [(event, ack) for event, ack in self._items if isinstance(event, GrantRevoked) and ack is not None]
+        self._items = deque(item for item in self._items if not isinstance(item[0], GrantRevoked))
+        return taken
 
     def take(self) -> list[tuple[KnownEvent, Ack | None]]:
         """Return everything that was posted."""
@@ -259,7 +266,10 @@ class BatchRunner:
         answer = None
         try:
             with scope:
-                answer = await approver.answer(request, call)
+                said = await approver.answer(request, call)
+                if said is not None:
+                    event = UserAnswered.model_validate({"request_id": request.id, **said._asdict()})
+                    answer = with_plan(self._parts, self._ledger.session, event)
         except Exception:
             logger.exception("approver failed", session=self._ledger.session.id, request=request.id)
         finally:
@@ -267,8 +277,7 @@ class BatchRunner:
         if answer is None:
             self._mail.ring()
         else:
-            approve, text, by = answer
-            self._mail.post(UserAnswered(request_id=request.id, approve=approve, text=text, by=by), Ack())
+            self._mail.post(answer, Ack())
 
     async def _commit_mail(self) -> list[KnownEffect]:
         """Commit everything posted. An answer that came too late is refused and disturbs nobody."""
@@ -283,6 +292,12 @@ class BatchRunner:
                     ack.settle(InvalidEvent(f"request {event.request_id!r} has already been answered"))
                     continue
                 pending.discard(event.request_id)
+                accepted.append(ack)
+            elif isinstance(event, GrantRevoked):
+                assert ack is not None
+                if all(grant.id != event.grant_id for grant in self._ledger.session.grants):
+                    ack.settle(InvalidEvent(f"grant {event.grant_id!r} has already been revoked"))
+                    continue
                 accepted.append(ack)
             elif isinstance(event, ToolFinished):
                 self._running.pop(event.call_id, None)

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
-from ..core.effects import CallModel, KnownEffect, PrepareContext, Recover
+from ..core.effects import AskUser, CallModel, KnownEffect, PrepareContext, Recover
 from ..core.events import (
     Faulted,
     KnownEvent,
@@ -24,16 +24,17 @@ from ..core.events import (
     ShutdownRequested,
     ToolFinished,
     TurnCancelled,
-    UserAnswered,
 )
 from ..core.session import CallState, Session
 from ..core.values import Fault, Message, Outcome, Prompt, State, ToolStatus
 from ..errors import EngineClosed, InboxFull, InvalidEvent, JournalError, SessionBusy
 from ..log import logger
 from ..replay.turns import call_results
-from .batch import Ack, BatchRunner, Desk, Mailbox, Places
+from .answering import case_of
+from .batch import BatchRunner, Desk, Mailbox, Places
 from .broadcast import Broadcast
 from .crew import Crew
+from .inlet import Inlet
 from .ledger import Ledger
 from .parts import Parts, TurnResult
 from .performers import call_model, prepare_context, probe_started, recover
@@ -74,7 +75,7 @@ class Driver:
         self._driving: anyio.Event | None = None
         self._scope: anyio.CancelScope | None = None
         self._stop: TurnCancelled | ShutdownRequested | None = None
-        self._acks: list[Ack] = []
+        self.inlet = Inlet(self, self._desk)
         # Who approves in this engine has not seen the questions that an earlier one left open.
         self._owes_questions = parts.approver is not None and bool(ledger.session.pending)
         self._system = _last_system(ledger.session)
@@ -85,6 +86,16 @@ class Driver:
     def session(self) -> Session:
         """The snapshot at the last durable record."""
         return self.ledger.session
+
+    @property
+    def driving(self) -> anyio.Event | None:
+        """What is set when the drive that runs has ended; None while the session rests."""
+        return self._driving
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing enters any more."""
+        return self._closed
 
     @property
     def unfinished(self) -> bool:
@@ -118,23 +129,15 @@ class Driver:
         finally:
             self._lock.release()
 
-    async def answer(self, event: UserAnswered) -> TurnResult:
-        """Answer a pending request and wait until the session rests again.
-
-        Raises:
-            InvalidEvent: no such request is pending.
-            JournalUnavailable: the answer is not durable.
-        """
-        if all(request.id != event.request_id for request in self.session.pending):
-            raise InvalidEvent(f"no request {event.request_id!r} is pending in session {self.session.id!r}")
-        if self._driving is not None:
-            driving, ack = self._driving, Ack()
-            self._mail.post(event, ack)
-            await ack.wait()
-            await driving.wait()
-            return self.result()
+    async def enter(self, event: KnownEvent) -> TurnResult:
+        """Let an event from outside in and return how the session rests after it."""
         async with self._lock:
             return await self._drive(_Entry(lambda: event))
+
+    async def note(self, event: KnownEvent) -> None:
+        """Commit an event that moves nothing, while no drive runs."""
+        async with self._lock:
+            await self.ledger.commit([event])
 
     async def resume(self) -> TurnResult:
         """Go on with a turn that a crash, a shutdown or a failing journal interrupted."""
@@ -237,20 +240,16 @@ class Driver:
             elif scope.cancelled_caught:
                 find = self._overdue
             else:
-                find = self._late_answers if self._mail else None
+                find = self.inlet.late_answers if self._mail else None
 
     async def _run(self, events: Sequence[KnownEvent]) -> None:
         if not events:
             return
-        try:
-            effects = await self.ledger.commit(events)
-        except Exception as error:
-            self._settle(error)
-            raise
-        self._settle(None)
+        effects = await self.inlet.commit(events)
         if isinstance(events[0], PromptReceived) and len(events[0].messages) > 1:
             self._system = _last_system(self.session)
         while effects:
+            self.inlet.watch(effect.request for effect in effects if isinstance(effect, AskUser))
             state = self.session.state
             asks = state is State.WAITING_FOR_USER and self.parts.approver is not None
             if state is State.EXECUTING_TOOLS or asks:
@@ -258,7 +257,7 @@ class Driver:
                 effects = await runner.run(effects)
                 continue
             event = await self._perform(effects[-1])
-            effects = [] if event is None else await self.ledger.commit([event])
+            effects = [] if event is None else await self.inlet.commit([*self.inlet.revocations(), event])
 
     async def _perform(self, effect: KnownEffect) -> KnownEvent | None:
         """Perform an effect that stands alone; what is not to be performed here leaves the session at rest."""
@@ -294,7 +293,8 @@ class Driver:
         if system is not None and system != self._system:
             messages.insert(0, Message(role="system", text=system))
         self._turn_ns = self.parts.clock.monotonic_ns()
-        calls, plans = self.parts.toolbox.admit(prompt.calls, self.parts.policy)
+        case = case_of(self.parts, self.session) if prompt.calls else None
+        calls, plans = self.parts.toolbox.admit(prompt.calls, self.parts.policy, case)
         return PromptReceived(
             messages=tuple(messages),
             direct_calls=tuple(calls),
@@ -308,26 +308,6 @@ class Driver:
         message = f"the turn ran longer than {self.parts.limits.max_execution_time_s:g} s"
         fault = Faulted(fault=Fault(kind="execution_limit", message=message))
         return (*self._endings(message, self._finished_in_mail()), fault)
-
-    async def _late_answers(self) -> Sequence[KnownEvent]:
-        """Return the answers that came while the last records were being written; refuse what nobody asks any more."""
-        pending = {request.id for request in self.session.pending}
-        answers: list[KnownEvent] = []
-        for event, ack in self._mail.take():
-            if ack is None or not isinstance(event, UserAnswered):
-                continue
-            if event.request_id in pending:
-                pending.discard(event.request_id)
-                answers.append(event)
-                self._acks.append(ack)
-            else:
-                ack.settle(InvalidEvent(f"request {event.request_id!r} is no longer pending"))
-        return answers
-
-    def _settle(self, error: Exception | None) -> None:
-        for ack in self._acks:
-            ack.settle(error)
-        self._acks.clear()
 
     # --- endings ------------------------------------------------------------------------------------------------------
 

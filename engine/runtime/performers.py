@@ -32,6 +32,7 @@ from ..models.recorded import RecordedModel
 from ..ports import Emit, ModelRequest, Probing, ToolContext, ToolOutput
 from ..tools.encode import describe
 from ..tools.function import FunctionTool, really_cancelled
+from .answering import case_of
 from .parts import Parts
 
 Q = TypeVar("Q")
@@ -69,7 +70,7 @@ async def call_model(parts: Parts, session: Session, emit: Emit) -> KnownEvent:
     timeout_s = parts.limits.model_timeout_s
     try:
         with anyio.move_on_after(timeout_s):
-            return _judge(parts, await ask(request))
+            return _judge(parts, session, await ask(request))
         return _fault("model_failure", f"the model did not answer within {timeout_s:g} s", retryable=True)
     except ModelError as error:
         return Faulted(
@@ -104,7 +105,7 @@ async def _wrapped(
     return await around(given, inner)
 
 
-def _judge(parts: Parts, reply: object) -> KnownEvent:
+def _judge(parts: Parts, session: Session, reply: object) -> KnownEvent:
     """Return the reply with its plans, or the fault that it is."""
     if not isinstance(reply, ModelReply):
         return _fault("bad_reply", f"the model returned {type(reply).__name__}, not a ModelReply")
@@ -116,7 +117,7 @@ def _judge(parts: Parts, reply: object) -> KnownEvent:
     if not ids:
         return ModelReplied.trusted(reply=reply)
     try:
-        calls, plans = parts.toolbox.admit(reply.tool_calls, parts.policy)
+        calls, plans = parts.toolbox.admit(reply.tool_calls, parts.policy, case_of(parts, session))
     except Exception as error:
         return _fault("host_failure", f"the policy failed: {describe(error)}")
     if calls is not reply.tool_calls:
@@ -167,7 +168,15 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
     if tool is None:
         return ToolOutput(f"the tool {call.call.name!r} is no longer available", ToolStatus.FAILED, "unknown_tool")
     context = tool_context(session, call, tooling.emit, tooling.occupy)
+    policy = tooling.parts.policy
     try:
+        if policy is not None:
+            # Between the decision and now there may be a restart, an upgrade, a fork, another user or another policy.
+            case = case_of(tooling.parts, session)
+            assert case is not None
+            objection = tooling.parts.toolbox.objection(call, policy, case)
+            if objection is not None:
+                return ToolOutput(objection, ToolStatus.DENIED, "denied")
         bound = tool.bind(call.call.arguments)
         run: Callable[[ToolContext], Awaitable[ToolOutput]] = partial(tool.run, bound)
         for middleware in reversed(tooling.parts.middleware):

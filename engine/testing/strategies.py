@@ -213,6 +213,7 @@ _ANY: Mapping[str, Callable[[], st.SearchStrategy[ev.KnownEvent]]] = {
     "tool_started": lambda: st.builds(ev.ToolStarted, call_id=ids()),
     "tool_finished": lambda: _ends(ids()),
     "user_answered": lambda: _answers(texts()),
+    "grant_revoked": lambda: st.builds(ev.GrantRevoked, grant_id=texts(), by=st.none() | texts()),
     "faulted": lambda: st.builds(ev.Faulted, fault=faults()),
     "recovered": lambda: st.builds(ev.Recovered, waited_s=st.floats(0, 1000)),
     "recovery_needs_user": lambda: st.just(ev.RecoveryNeedsUser()),
@@ -255,6 +256,10 @@ def fitting(session: Session, kind: str) -> st.SearchStrategy[ev.KnownEvent]:
         case "user_answered":
             wanted = [request.id for request in session.pending]
             return _one_of_these(wanted, lambda chosen: _answers(st.just(chosen)))
+        case "grant_revoked":
+            return _one_of_these(
+                [grant.id for grant in session.grants], lambda chosen: st.just(ev.GrantRevoked(grant_id=chosen))
+            )
         case "recovered" | "recovery_needs_user":
             plan = session.turn.plan if session.turn is not None else None
             action = {"resume": "recovered", "ask": "recovery_needs_user"}.get(plan.action if plan is not None else "")

@@ -34,13 +34,15 @@ class ToolKeywords(TypedDict, total=False):
     """What `@tool` takes; everything has a default.
 
     `effect` "write"; `timeout_s` 60 seconds; `conflict_key` a format string over the arguments: calls with the same key
-    run one after the other; `probe` a function with the tool's parameters that returns the result of a write that took
-    place, or None if it certainly did not; `name` and `description` instead of the function's own.
+    run one after the other; `polls` True for a tool that is meant to be called over and over; `probe` a function with
+    the tool's parameters that returns the result of a write that took place, or None if it certainly did not; `name`
+    and `description` instead of the function's own.
     """
 
     effect: ToolEffect
     timeout_s: float
     conflict_key: str | None
+    polls: bool
     probe: Callable[..., object] | None
     name: str
     description: str
@@ -268,4 +270,4 @@ def _checked_options(options: ToolKeywords, name: str, parameters: JsonObject) -
             raise ToolDefinitionError(
                 f"tool {name!r}: conflict_key {key!r} must be a format string over {', '.join(properties)}"
             ) from error
-    return ToolOptions(effect=effect, timeout_s=float(timeout_s), conflict_key=key)
+    return ToolOptions(effect=effect, timeout_s=float(timeout_s), conflict_key=key, polls=options.get("polls", False))

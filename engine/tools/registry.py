@@ -6,17 +6,31 @@ nothing again. May import ports, core and errors. Must never run a tool.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from string import Formatter
+from typing import NamedTuple
 
-from ..core.arguments import arguments_complaint
+from ..core.arguments import arguments_complaint, json_text
+from ..core.grants import Approved, Grant, Here, admitting, binding, consumed, tool_version
+from ..core.loops import Finding, LoopLimits, judge
+from ..core.session import CallState
 from ..core.values import PlannedCall, ToolCall, ToolSpec, ToolStatus
 from ..errors import EncodingError, ToolDefinitionError
-from ..ports import Policy, Tool, ToolOptions
+from ..ports import Policy, Tool, ToolOptions, Versioned
 from .encode import check_json, describe, shown
 from .function import FunctionTool
 
 _KEPT_CHARS = 10_000
+
+
+class Case(NamedTuple):
+    """What a decision about calls depends on beside the calls themselves, as the session stands."""
+
+    here: Here
+    grants: tuple[Grant, ...] = ()
+    done: Sequence[CallState] = ()
+    loops: LoopLimits | None = None
+    expires_at: str | None = None
 
 
 class Toolbox:
@@ -38,6 +52,7 @@ class Toolbox:
                 raise ToolDefinitionError(f"two tools are called {name!r}; rename one: @tool(name=…)")
             self._tools[name] = tool
         self.specs: tuple[ToolSpec, ...] = tuple(tool.spec for tool in self._tools.values())
+        self._polls = frozenset(name for name, tool in self._tools.items() if tool.options.polls)
 
     def __getitem__(self, name: str) -> Tool:
         return self._tools[name]
@@ -47,7 +62,7 @@ class Toolbox:
         return self._tools.get(name)
 
     def admit(
-        self, calls: Sequence[ToolCall], policy: Policy | None
+        self, calls: Sequence[ToolCall], policy: Policy | None, case: Case | None = None
     ) -> tuple[Sequence[ToolCall], tuple[PlannedCall, ...]]:
         """Decide about each call: run it, ask first, or refuse it with the exact complaint.
 
@@ -55,9 +70,62 @@ class Toolbox:
             The calls as they can be recorded (arguments that JSON cannot hold become text) and one plan a call.
         """
         plans = tuple(self._plan(call, policy) for call in calls)
+        if case is not None:
+            plans = tuple(self._weigh(calls, plans, policy, case))
         if not any(plan.malformed for plan in plans):
             return calls, plans
         return tuple(_recordable(call) for call in calls), plans
+
+    def binding(self, call: ToolCall, policy: Policy | None, here: Here) -> str:
+        """Return what an approval of this call is bound to."""
+        tool = self._tools[call.name]
+        version = policy.version if isinstance(policy, Versioned) else ""
+        return binding(
+            Approved(
+                call.name,
+                tool_version(tool.spec, tool.options.effect),
+                json_text(call.arguments),
+                here.session,
+                call.id,
+                here.principal,
+                version,
+            )
+        )
+
+    def objection(self, call: CallState, policy: Policy, case: Case) -> str | None:
+        """Return why a call that was let through when it was recorded may not run now; None where it may."""
+        verdict, reason = policy.decide(call.call, self._tools[call.call.name].options)
+        plan = call.plan
+        if verdict == "deny":
+            return f"denied: {reason or 'by policy'}"
+        if plan.decision == "ask" and plan.binding != self.binding(call.call, policy, case.here):
+            return "denied: what was approved is not what would run now; ask for the call again"
+        if plan.grant is not None and all(grant.id != plan.grant for grant in case.grants):
+            return "denied: the leave that was given for it has been taken back"
+        if verdict == "ask" and plan.grant is None and not call.approved:
+            return "denied: it needs an approval now; ask for the call again"
+        return None
+
+    def _weigh(
+        self, calls: Sequence[ToolCall], plans: Sequence[PlannedCall], policy: Policy | None, case: Case
+    ) -> Iterator[PlannedCall]:
+        """Add what the turn so far and earlier grants say about the calls."""
+        findings: Sequence[Finding | None] = (None,) * len(calls)
+        if case.loops is not None and case.done:
+            findings = judge(case.done, calls, case.loops, self._polls)
+        grants = case.grants
+        for call, plan, finding in zip(calls, plans, findings, strict=True):
+            if finding is not None and not plan.malformed:
+                plan = _minded(plan, finding)
+            if plan.decision == "ask":
+                grant = admitting(grants, call, case.here)
+                if grant is None:
+                    bound = self.binding(call, policy, case.here)
+                    plan = plan.model_copy(update={"binding": bound, "expires_at": case.expires_at})
+                else:
+                    grants = consumed(grants, grant.id)
+                    plan = plan.model_copy(update={"decision": "run", "refusal": None, "grant": grant.id})
+            yield plan
 
     def _plan(self, call: ToolCall, policy: Policy | None) -> PlannedCall:
         tool = self._tools.get(call.name)
@@ -113,6 +181,14 @@ def _refused(
     return PlannedCall.model_validate(
         {"call_id": call.id, "decision": "refuse", "refusal": text, "malformed": malformed, "status": status}
     )
+
+
+def _minded(plan: PlannedCall, finding: Finding) -> PlannedCall:
+    """Return the plan after what the guard against loops has found."""
+    if finding.step == "note":
+        return plan.model_copy(update={"note": finding.text})
+    decision = "halt" if finding.step == "halt" else "refuse"
+    return plan.model_copy(update={"decision": decision, "refusal": finding.text, "status": ToolStatus.DENIED})
 
 
 def _conflict_key(call: ToolCall, options: ToolOptions) -> str | None:

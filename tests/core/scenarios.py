@@ -8,6 +8,7 @@ from typing import Any, get_args
 from engine.core.events import (
     ContextPrepared,
     Faulted,
+    GrantRevoked,
     KnownEvent,
     ModelReplied,
     ProbeResult,
@@ -23,6 +24,7 @@ from engine.core.events import (
     TurnCancelled,
     UserAnswered,
 )
+from engine.core.grants import GrantTerms
 from engine.core.session import Session
 from engine.core.values import (
     Fault,
@@ -43,6 +45,9 @@ READ: dict[str, Any] = {"decision": "run", "effect": "read"}
 ASK: dict[str, Any] = {"decision": "ask"}
 REFUSE: dict[str, Any] = {"decision": "refuse", "refusal": "not allowed", "status": ToolStatus.DENIED}
 MALFORMED: dict[str, Any] = {"decision": "refuse", "refusal": "n: not a number", "malformed": True}
+HALT: dict[str, Any] = {"decision": "halt", "refusal": "round in circles", "status": ToolStatus.DENIED}
+NOTED: dict[str, Any] = {"decision": "run", "note": "once more will not help"}
+BY_GRANT: dict[str, Any] = {"decision": "run", "grant": "s:4:0:approval"}
 
 CONTEXT = ContextPrepared()
 STOP = ShutdownRequested(reason="deploy")
@@ -101,6 +106,12 @@ ASKED: list[KnownEvent] = [opened(), prompt(), CONTEXT]
 IN_DOUBT: list[KnownEvent] = [*ASKED, reply(RUN, RUN), started(1), started(2), BACK]
 """Two writes had started when the process died."""
 
+GRANT = GrantTerms(pattern="pay")
+GRANTED: list[KnownEvent] = [
+    *ASKED, reply(ASK), UserAnswered(request_id="s:4:0:approval", approve=True, grant=GRANT),
+]  # fmt: skip
+"""A person has allowed one call, and more of its kind."""
+
 SESSIONS: dict[str, list[KnownEvent]] = {
     "fresh": [],
     "idle": [opened()],
@@ -130,6 +141,12 @@ SESSIONS: dict[str, list[KnownEvent]] = {
     "tools, two ask": [*ASKED, reply(RUN, ASK, ASK)],
     "tools, a read started": [*ASKED, reply(READ), started(1)],
     "tools, approved": [*ASKED, reply(ASK, REFUSE), UserAnswered(request_id="s:4:0:approval", approve=True)],
+    "tools, approved with a grant": GRANTED,
+    "processing with a grant": [*GRANTED, ended(1)],
+    "generating with a grant": [*GRANTED, ended(1), CONTEXT],
+    "waiting with a grant": [*GRANTED, ended(1), CONTEXT, reply(ASK)],
+    "error with a grant": [*GRANTED, ended(1), CONTEXT, fault("host_failure")],
+    "idle with a grant": [*GRANTED, ended(1), CONTEXT, says()],
     "waiting for an approval": [*ASKED, reply(ASK)],
     "waiting for two approvals": [*ASKED, reply(ASK, ASK)],
     "waiting, a sibling timed out": [*ASKED, reply(RUN, ASK), ended(1, ToolStatus.TIMED_OUT)],
@@ -182,6 +199,8 @@ def _replies(_: Session) -> Iterator[KnownEvent]:
     yield reply(REFUSE)
     yield reply(MALFORMED)
     yield reply(MALFORMED, RUN)
+    for plan in (HALT, NOTED, BY_GRANT):
+        yield reply(plan)
     twice = ToolCall(id="c1", name="pay")
     plan = PlannedCall(call_id="c1")
     yield ModelReplied(reply=ModelReply(tool_calls=[twice, twice]), plans=(plan, plan))
@@ -207,7 +226,18 @@ def _answers(now: Session) -> Iterator[KnownEvent]:
         yield UserAnswered(request_id=request.id, approve=True)
         yield UserAnswered(request_id=request.id, approve=False)
         yield UserAnswered(request_id=request.id, approve=False, text="too dear")
+        yield UserAnswered(request_id=request.id, approve=False, result="already paid")
+        yield UserAnswered(request_id=request.id, approve=True, grant=GRANT)
+        edited = UserAnswered(request_id=request.id, approve=True, arguments={"n": 1}, plan=PlannedCall(call_id="c1"))
+        yield edited
+        yield edited.model_copy(update={"plan": None})
     yield UserAnswered(request_id="nobody", approve=True)
+
+
+def _revocations(now: Session) -> Iterator[KnownEvent]:
+    for grant in now.grants:
+        yield GrantRevoked(grant_id=grant.id)
+    yield GrantRevoked(grant_id="nobody")
 
 
 def _faults(_: Session) -> Iterator[KnownEvent]:
@@ -238,6 +268,7 @@ VARIANTS: dict[str, Any] = {
     "tool_started": _starts,
     "tool_finished": _ends,
     "user_answered": _answers,
+    "grant_revoked": _revocations,
     "faulted": _faults,
     "recovered": _plain(Recovered()),
     "recovery_needs_user": _plain(RecoveryNeedsUser()),

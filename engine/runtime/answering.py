@@ -1,0 +1,91 @@
+"""Answers of people on their way into the core: what they are judged by, in time or not, with which arguments.
+
+May import core, ports, tools and its neighbours. Must never do I/O.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Required, TypedDict
+
+from ..core.arguments import json_text
+from ..core.events import UserAnswered
+from ..core.grants import GrantTerms, Here
+from ..core.session import CallState, Session
+from ..core.values import JsonObject, Request, ToolCall
+from ..errors import InvalidEvent
+from ..tools.registry import Case
+from .clock import timestamp
+from .parts import Parts
+
+
+class Said(TypedDict, total=False):
+    """What a person says to a request; see `core.grants.Ruling`.
+
+    `approve` yes or no; `text` what the model is told: why not, or the result of a write that did happen; `by` who
+    answered; `arguments` to run the call with instead; `result` of a call that is not to run; `grant` for more calls.
+    """
+
+    approve: Required[bool]
+    text: str | None
+    by: str | None
+    arguments: JsonObject | None
+    result: str | None
+    grant: GrantTerms | None
+
+
+def case_of(parts: Parts, session: Session) -> Case | None:
+    """Return what calls are decided by beside themselves; None where there is nothing."""
+    turn = session.turn
+    done = () if turn is None else turn.done
+    loops = parts.limits.loops
+    if parts.policy is None:
+        return Case(_here(session, ""), done=done, loops=loops) if done and loops is not None else None
+    now_ns = parts.clock.time_ns()
+    timeout_s = parts.limits.approval_timeout_s
+    expires_at = None if timeout_s is None else timestamp(now_ns + int(timeout_s * 1e9))
+    return Case(_here(session, timestamp(now_ns)), session.grants, done, loops, expires_at)
+
+
+def _here(session: Session, now: str) -> Here:
+    number = session.turns + 1 if session.turn is None else session.turn.number
+    return Here(session.id, number, session.opened.user, now)
+
+
+def overdue(request: Request) -> UserAnswered:
+    """Return the answer to a request that nobody has answered in time."""
+    return UserAnswered(request_id=request.id, approve=False, text="nobody answered in time", by="engine")
+
+
+def seconds_left(parts: Parts, request: Request) -> float | None:
+    """Return how long, in seconds, a request may still be answered; None for as long as it takes."""
+    if request.expires_at is None:
+        return None
+    return datetime.fromisoformat(request.expires_at).timestamp() - parts.clock.time_ns() / 1e9
+
+
+def with_plan(parts: Parts, session: Session, event: UserAnswered) -> UserAnswered:
+    """Return the answer with what was decided about the arguments that it changes.
+
+    Raises:
+        InvalidEvent: the call cannot run with them; the request stays open.
+    """
+    if event.arguments is None:
+        return event
+    call = _call_of(session, event.request_id)
+    changed = ToolCall(id=call.call.id, name=call.call.name, arguments=event.arguments)
+    case = case_of(parts, session)
+    # Neither a grant nor the guard against loops has a say about what a person wrote.
+    _, (plan,) = parts.toolbox.admit([changed], parts.policy, case and case._replace(grants=(), loops=None))
+    if plan.decision == "refuse":
+        raise InvalidEvent(f"the call cannot run with these arguments: {plan.refusal}")
+    note = f"Note: a person changed the arguments to {json_text(event.arguments)} before it ran."
+    return event.model_copy(update={"plan": plan.model_copy(update={"note": note})})
+
+
+def _call_of(session: Session, request_id: str) -> CallState:
+    turn = session.turn
+    assert turn is not None
+    assert turn.batch is not None
+    request = next(request for request in turn.requests if request.id == request_id)
+    return next(call for call in turn.batch.calls if call.call.id == request.call_id)
