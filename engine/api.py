@@ -6,7 +6,7 @@ everything below it. Must never hold the state of a session itself: that is the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TypedDict, Unpack
 from uuid import uuid4
@@ -31,13 +31,14 @@ from .runtime.answering import Said
 from .runtime.broadcast import Broadcast
 from .runtime.clock import SystemClock
 from .runtime.crew import Crew
+from .runtime.dead_letters import DeadLetters
 from .runtime.driver import Driver
 from .runtime.ledger import Ledger
 from .runtime.opening import Who, as_prompt, opening_event
 from .runtime.parts import EngineSettings, Parts, TurnResult
+from .runtime.pipeline import ToolStats, furnish
 from .runtime.stream import TurnStream
 from .tools.encode import complaint
-from .tools.registry import Toolbox
 
 
 class Extras(TypedDict, total=False):
@@ -75,12 +76,16 @@ class Engine:
         limits: Limits | None = None,
         **extras: Unpack[Extras],
     ) -> None:
+        journal, limits = MemoryJournal() if journal is None else journal, limits or Limits()
+        settings = extras.get("settings") or EngineSettings()
+        toolbox, pipeline = furnish(tools, journal, limits, settings.lanes)
         self._parts = Parts(
             model=model,
-            toolbox=Toolbox(tools),
-            journal=MemoryJournal() if journal is None else journal,
-            limits=limits or Limits(),
-            settings=extras.get("settings") or EngineSettings(),
+            toolbox=toolbox,
+            journal=journal,
+            limits=limits,
+            settings=settings,
+            pipeline=pipeline,
             clock=extras.get("clock") or SystemClock(),
             middleware=tuple(extras.get("middleware", ())),
             providers=tuple(extras.get("providers", ())),
@@ -123,6 +128,16 @@ class Engine:
     def journal(self) -> Journal:
         """Where the histories are kept."""
         return self._parts.journal
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The newest calls that failed for good after their retries."""
+        return self._parts.pipeline.dead_letters
+
+    @property
+    def tool_metrics(self) -> Mapping[str, ToolStats]:
+        """How the calls of each tool have ended so far."""
+        return self._parts.pipeline.metrics.stats()
 
     async def open(self, session_id: str | None = None, *, takeover: bool = False, **who: Unpack[Who]) -> Session:
         """Return a session: a new one, or one rebuilt from its journal.

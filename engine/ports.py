@@ -29,6 +29,8 @@ from .core.values import (
 Emit: TypeAlias = Callable[[Notice], None]
 """Hands a notice outward. Never blocks, never raises."""
 
+OnFailure: TypeAlias = Literal["tell_model", "retry", "stop"]
+"""What the failure of a call leads to: the model reads it; it is tried again first; the turn ends."""
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 """An empty mapping that stays empty."""
@@ -116,12 +118,23 @@ class ToolContext(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ToolOptions:
-    """How a tool may be run. `conflict_key` is a format string over its arguments, such as `account:{account_id}`."""
+    """How a tool may be run. `conflict_key` is a format string over its arguments, such as `account:{account_id}`.
+
+    `on_failure` says what a failure or timeout leads to: the model is told; the call is run again first, which takes an
+    effect of "read" or "idempotent"; the turn ends. `cache_ttl_s` is how long a result of a read may be used again,
+    `version` tells results of different code apart, `max_output_bytes` replaces the engine's limit for this tool. An
+    `external` tool is never run: the host gives the results of its calls, within `timeout_s`, which may be infinite.
+    """
 
     effect: ToolEffect = "write"
     timeout_s: float = 60.0
     conflict_key: str | None = None
     polls: bool = False
+    on_failure: OnFailure = "tell_model"
+    cache_ttl_s: float | None = None
+    max_output_bytes: int | None = None
+    version: str = ""
+    external: bool = False
 
 
 class ToolOutput(NamedTuple):
@@ -305,6 +318,31 @@ class Writer(Protocol):
 
     async def release(self) -> None:
         """Give the right up. Idempotent."""
+        ...
+
+
+class Blobs(Protocol):
+    """A store of large values, each named by the SHA-256 of its bytes."""
+
+    async def put(self, data: bytes) -> str:
+        """Store a value durably and return its name.
+
+        Raises:
+            JournalUnavailable: it could not be stored.
+        """
+        ...
+
+    async def get(self, name: str) -> bytes:
+        """Return a value.
+
+        Raises:
+            UsageError: this is no name of a value.
+            JournalUnavailable, JournalCorrupt: it is not there, or damaged.
+        """
+        ...
+
+    async def read(self, name: str, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes of a value from `offset` on; fewer at its end. Raises as `get` does."""
         ...
 
 

@@ -14,6 +14,7 @@ from ..core.events import (
     ContextPrepared,
     Faulted,
     GrantRevoked,
+    LateResult,
     ModelReplied,
     PromptReceived,
     Recovered,
@@ -23,6 +24,7 @@ from ..core.events import (
     SessionOpened,
     ShutdownRequested,
     ToolFinished,
+    ToolRetried,
     ToolStarted,
     TurnCancelled,
     UnknownEvent,
@@ -119,6 +121,10 @@ class Storyteller:
                 return [f"{self._name(event.call_id)}: intent recorded"]
             case ToolFinished():
                 return [self._finish(event)]
+            case ToolRetried():
+                return [f"{self._called(event.call_id)} = {event.status.value}, once more: {event.content}"]
+            case LateResult():
+                return [f"{self._name(event.call_id)} has ended after it was given up; its result is ignored"]
             case Resumed():
                 verdicts = {True: "its probe says that it did happen", False: "its probe says that it did not happen"}
                 return [f"{self._name(probe.call_id)}: {verdicts[probe.happened]}" for probe in event.probes] or [""]

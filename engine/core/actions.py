@@ -13,7 +13,7 @@ from .effects import PREPARE_CONTEXT, AskUser, Recover, RunTool, effect_id, mode
 from .events import ModelReplied, PromptReceived
 from .grants import consumed
 from .guards import has_malformed, place_of
-from .recovery import batch_fault, counted, plan_for
+from .recovery import batch_fault, counted, plan_for, tool_delay_s
 from .session import Batch, CallState, Turn
 from .values import Fault, Message, Outcome, PlannedCall, RecoveryPlan, Request, ToolCall, ToolStatus
 
@@ -150,9 +150,23 @@ def note_finish(cursor: Cursor) -> None:
     place, call = find_call(cursor, event.call_id)
     ended = CallState(
         call.call, call.plan, call.key, event.status, call.approved, event.content, event.error, event.duration_s,
-        event.patch,
+        event.patch, attempt=call.attempt,
     )  # fmt: skip
     put_call(cursor, place, ended)
+    if event.blob is not None:
+        cursor.spilled = True
+
+
+def retry_call(cursor: Cursor) -> None:
+    """Queue a call that failed once more, after a wait."""
+    place, call = find_call(cursor, cursor.event.call_id)
+    again = call._replace(status=ToolStatus.QUEUED, attempt=call.attempt + 1)
+    put_call(cursor, place, again)
+    run_call(cursor, again)
+
+
+def ignore_late_result(cursor: Cursor) -> None:
+    """Change nothing: the call was given up and has its end."""
 
 
 def finish_batch(cursor: Cursor) -> None:
@@ -220,10 +234,30 @@ def _open_batch(cursor: Cursor, message: Message, calls: Sequence[ToolCall], pla
         else:
             if plan.grant is not None:
                 cursor.grants = consumed(cursor.grants, plan.grant)
-            cursor.effects.append(RunTool.trusted(call_id=call.id, key=key))
+            if plan.external:
+                states[-1], request = handed_over(cursor, states[-1])
+                requests.append(request)
+            else:
+                cursor.effects.append(RunTool.trusted(call_id=call.id, key=key))
     if requests:
         cursor.effects.extend(AskUser(request=request) for request in requests)
     cursor.change_turn(batch=Batch(message, tuple(states)), requests=tuple(requests))
+
+
+def handed_over(cursor: Cursor, call: CallState) -> tuple[CallState, Request]:
+    """Return a call as one that the host has, and the question what came of it."""
+    request = Request(
+        # With the sequence: a call can be handed over again, when it turned out that nothing had happened.
+        id=f"{call.key}:external:{cursor.seq}", kind="external", call_id=call.call.id,
+        text=f"What did {call.call.name} give?", expires_at=call.plan.due_at,
+    )  # fmt: skip
+    return call._replace(status=ToolStatus.RUNNING, handed=True), request
+
+
+def run_call(cursor: Cursor, call: CallState) -> None:
+    """Ask for a run of a call, after the wait that its attempt takes."""
+    delay_s = tool_delay_s(call.attempt, cursor.opened.settings)
+    cursor.effects.append(RunTool(call_id=call.call.id, key=call.key, delay_s=delay_s))
 
 
 def _refuse_all(cursor: Cursor, fault: Fault) -> None:

@@ -34,6 +34,7 @@ class Cursor:
         "opened",
         "seq",
         "source",
+        "spilled",
         "state",
         "transcript",
         "turn",
@@ -44,7 +45,7 @@ class Cursor:
     def __init__(self, session: Session, event: KnownEvent | None = None) -> None:
         (
             self.id, self.seq, self.state, self.opened, self.transcript, turn, self.last_turn, self.turns, self.usage,
-            self.left, self.grants,
+            self.left, self.grants, self.spilled,
         ) = session  # fmt: skip
         self.turn = None if turn is None else _draft(turn)
         self.source: State = self.state
@@ -57,7 +58,7 @@ class Cursor:
         turn = None if self.turn is None else _final(self.turn)
         return Session(
             self.id, self.seq, self.state, self.opened, self.transcript, turn, self.last_turn, self.turns, self.usage,
-            self.left, self.grants,
+            self.left, self.grants, self.spilled,
         )  # fmt: skip
 
     @property

@@ -29,11 +29,14 @@ class CallModel(Value):
 
 
 class RunTool(Value):
-    """Run one call of the open batch. `key` stays the same however often it is run: the idempotency key."""
+    """Run one call of the open batch, `delay_s` seconds from now. `key`, the idempotency key, stays the same however
+    often it is run.
+    """
 
     kind: Literal["run_tool"] = "run_tool"
     call_id: str
     key: str
+    delay_s: Annotated[float, Field(ge=0)] = 0.0
 
 
 class AskUser(Value):

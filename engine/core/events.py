@@ -74,7 +74,9 @@ class ToolStarted(Value):
 
 
 class ToolFinished(Value):
-    """A call reached a terminal status. `content` is the text the model gets."""
+    """A call reached a terminal status. `content` is the text the model gets; `blob` names the whole of a text that was
+    too long for it.
+    """
 
     kind: Literal["tool_finished"] = "tool_finished"
     call_id: str
@@ -83,14 +85,38 @@ class ToolFinished(Value):
     error: str | None = None
     duration_s: Annotated[float, Field(ge=0)] = 0.0
     patch: WirePatch | None = None
+    blob: str | None = None
+
+
+class ToolRetried(Value):
+    """A call failed and is to be run again, under the same idempotency key."""
+
+    kind: Literal["tool_retried"] = "tool_retried"
+    call_id: str
+    status: ToolStatus = ToolStatus.FAILED
+    content: str = ""
+    error: str | None = None
+    duration_s: Annotated[float, Field(ge=0)] = 0.0
+
+
+class LateResult(Value):
+    """The thread of a call that had been given up has ended. What it gave is ignored: the call has its end."""
+
+    kind: Literal["late_result"] = "late_result"
+    call_id: str
+    key: str
 
 
 class UserAnswered(Ruling):
-    """A pending request was answered. `plan` says what was decided about a call whose arguments the answer changed."""
+    """A pending request was answered. `plan` says what was decided about a call whose arguments the answer changed,
+    `overdue` that nobody answered in time; `blob` names the whole of a text that was too long for the model.
+    """
 
     kind: Literal["user_answered"] = "user_answered"
     request_id: str
     plan: PlannedCall | None = None
+    overdue: bool = False
+    blob: str | None = None
 
 
 class GrantRevoked(Value):
@@ -163,6 +189,8 @@ KnownEvent: TypeAlias = (
     | ModelReplied
     | ToolStarted
     | ToolFinished
+    | ToolRetried
+    | LateResult
     | UserAnswered
     | GrantRevoked
     | Faulted
@@ -181,8 +209,9 @@ Event: TypeAlias = Annotated[KnownEvent, Field(discriminator="kind")]
 EVENT_TYPES: dict[str, type[KnownEvent]] = {
     event.model_fields["kind"].default: event
     for event in (
-        SessionOpened, PromptReceived, ContextPrepared, ModelReplied, ToolStarted, ToolFinished, UserAnswered,
-        GrantRevoked, Faulted, Recovered, RecoveryNeedsUser, RecoveryFailed, TurnCancelled, Resumed, ShutdownRequested,
+        SessionOpened, PromptReceived, ContextPrepared, ModelReplied, ToolStarted, ToolFinished, ToolRetried,
+        LateResult, UserAnswered, GrantRevoked, Faulted, Recovered, RecoveryNeedsUser, RecoveryFailed, TurnCancelled,
+        Resumed, ShutdownRequested,
     )
 }  # fmt: skip
 """Tag → class: the closed table that decoding uses."""
@@ -199,7 +228,8 @@ class UnknownEvent(Value):
 
 
 __all__ = [
-    "EVENTS", "EVENT_TYPES", "ContextPrepared", "Event", "Faulted", "GrantRevoked", "KnownEvent", "ModelReplied",
-    "ProbeResult", "PromptReceived", "Recovered", "RecoveryFailed", "RecoveryNeedsUser", "Resumed", "SessionOpened",
-    "ShutdownRequested", "ToolFinished", "ToolStarted", "TurnCancelled", "UnknownEvent", "UserAnswered",
+    "EVENTS", "EVENT_TYPES", "ContextPrepared", "Event", "Faulted", "GrantRevoked", "KnownEvent", "LateResult",
+    "ModelReplied", "ProbeResult", "PromptReceived", "Recovered", "RecoveryFailed", "RecoveryNeedsUser", "Resumed",
+    "SessionOpened", "ShutdownRequested", "ToolFinished", "ToolRetried", "ToolStarted", "TurnCancelled",
+    "UnknownEvent", "UserAnswered",
 ]  # fmt: skip

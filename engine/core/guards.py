@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ..errors import InvalidEvent
 from .cursor import Cursor
 from .events import ModelReplied
-from .recovery import TROUBLE
+from .recovery import TROUBLE, trouble_of
 from .session import CallState
 from .values import PlannedCall, Request, State, ToolCall, ToolStatus
 
@@ -27,6 +27,14 @@ def _check_call(cursor: Cursor) -> None:
         raise InvalidEvent(f"tool_finished: status {event.status} is not terminal")
     if event.kind == "tool_started" and cursor.calls[place].started:
         raise InvalidEvent(f"tool_started: call {event.call_id!r} has already started")
+
+
+def _check_retry(cursor: Cursor) -> None:
+    _check_call(cursor)
+    call_id = cursor.event.call_id
+    call = _call(cursor, call_id)
+    if call.plan.effect == "write" or call.attempt > call.plan.retries:
+        raise InvalidEvent(f"tool_retried: call {call_id!r} may not be tried again after attempt {call.attempt}")
 
 
 def _check_answer(cursor: Cursor) -> None:
@@ -67,6 +75,7 @@ def _check_recovery(cursor: Cursor) -> None:
 CHECKS: dict[str, Callable[[Cursor], None]] = {
     "tool_started": _check_call,
     "tool_finished": _check_call,
+    "tool_retried": _check_retry,
     "user_answered": _check_answer,
     "grant_revoked": _check_revocation,
     "model_replied": _check_reply,
@@ -90,6 +99,34 @@ def _check_plans(calls: Sequence[ToolCall], plans: tuple[PlannedCall, ...]) -> N
 def answered_request(cursor: Cursor) -> Request:
     """Return the pending request that the event answers."""
     return next(request for request in cursor.open_turn.requests if request.id == cursor.event.request_id)
+
+
+def answered_call(cursor: Cursor) -> CallState:
+    """Return the call that the event's answer is about as the answer closes it: refused, done, or in doubt."""
+    event, request = cursor.event, answered_request(cursor)
+    call = _call(cursor, request.call_id)
+    if event.result is not None:
+        return call._replace(status=ToolStatus.COMPLETED, content=event.result, error=None)
+    if request.kind == "approval":
+        content = "denied by user" + (f": {event.text}" if event.text else "")
+        return call._replace(status=ToolStatus.DENIED, content=content, error="denied")
+    if request.kind == "outcome":
+        content = event.text or "The user confirmed that this call took effect; its own result was lost."
+        return call._replace(status=ToolStatus.COMPLETED, content=content, error=None)
+    if event.overdue and call.plan.effect == "write":
+        content = "timed out: it was handed over and may or may not have taken effect"
+        return call._replace(status=ToolStatus.UNKNOWN, content=content, error="timed_out")
+    if event.overdue:
+        content = "timed out: no result came in time"
+        return call._replace(status=ToolStatus.TIMED_OUT, content=content, error="timed_out")
+    if event.approve:
+        return call._replace(status=ToolStatus.COMPLETED, content=event.text or "", error=None)
+    content = event.text or "the external task failed"
+    return call._replace(status=ToolStatus.FAILED, content=content, error="external_failed")
+
+
+def _call(cursor: Cursor, call_id: str) -> CallState:
+    return next(call for call in cursor.calls if call.call.id == call_id)
 
 
 def place_of(calls: Iterable[CallState], call_id: str) -> int | None:
@@ -120,16 +157,16 @@ def no_call_is_planned(cursor: Cursor) -> bool:
 
 
 def some_call_runs(cursor: Cursor) -> bool:
-    """Whether a planned call may run at once."""
+    """Whether a planned call may run here at once."""
     for plan in _plans(cursor):
-        if plan.decision == "run":
+        if plan.decision == "run" and not plan.external:
             return True
     return False
 
 
 def some_call_asks(cursor: Cursor) -> bool:
-    """Whether a planned call needs an approval."""
-    return any(plan.decision == "ask" for plan in _plans(cursor))
+    """Whether a planned call needs an approval, or is handed to the host."""
+    return any(plan.decision == "ask" or (plan.decision == "run" and plan.external) for plan in _plans(cursor))
 
 
 def rounds_exhausted(cursor: Cursor) -> bool:
@@ -169,19 +206,22 @@ def others_run(cursor: Cursor) -> bool:
 
 
 def answers_missing(cursor: Cursor) -> bool:
-    """Whether a question is still open: an approval, or an outcome that nobody saw."""
+    """Whether a question is still open: an approval, an outcome that nobody saw, what an external task gave."""
     return bool(cursor.open_turn.requests)
 
 
 def finished_in_trouble(cursor: Cursor) -> bool:
     """Whether this or an earlier end in the batch is a fault that no recovery has dealt with."""
-    return cursor.event.status in TROUBLE or unhandled_trouble(cursor)
+    event = cursor.event
+    if event.status in TROUBLE or unhandled_trouble(cursor):
+        return True
+    return event.status is ToolStatus.FAILED and _call(cursor, event.call_id).plan.stops
 
 
 def unhandled_trouble(cursor: Cursor) -> bool:
     """Whether an earlier end in the batch is a fault that no recovery has dealt with."""
     for call in cursor.calls:
-        if call.status in TROUBLE and not call.handled:
+        if not call.handled and trouble_of(call) is not None:
             return True
     return False
 
@@ -189,7 +229,19 @@ def unhandled_trouble(cursor: Cursor) -> bool:
 def answer_starts_call(cursor: Cursor) -> bool:
     """Whether the answer lets a call run: an approval given, or "it did not happen" to an unknown outcome."""
     request = answered_request(cursor)
-    return cursor.event.approve if request.kind == "approval" else not cursor.event.approve
+    if request.kind == "approval":
+        return bool(cursor.event.approve)
+    return request.kind == "outcome" and not cursor.event.approve
+
+
+def answer_hands_over(cursor: Cursor) -> bool:
+    """Whether the answer lets a call go that the host is to carry out."""
+    return answer_starts_call(cursor) and _call(cursor, answered_request(cursor).call_id).plan.external
+
+
+def answered_in_trouble(cursor: Cursor) -> bool:
+    """Whether the answered call, as the answer closes it, or an earlier end in the batch is a fault."""
+    return unhandled_trouble(cursor) or trouble_of(answered_call(cursor)) is not None
 
 
 def other_answers_missing(cursor: Cursor) -> bool:
@@ -235,19 +287,19 @@ def reruns_some(cursor: Cursor) -> bool:
 
 def interrupted_in_trouble(cursor: Cursor) -> bool:
     """Whether resuming finds a write whose end nobody saw, or an older trouble."""
-    return any(call.status in TROUBLE and not call.handled for call in after_interruption(cursor))
+    return any(not call.handled and trouble_of(call) is not None for call in after_interruption(cursor))
 
 
 def after_interruption(cursor: Cursor) -> tuple[CallState, ...]:
     """Return the open calls as an interruption leaves them.
 
-    Finished calls stay. A call that never started, a read and an idempotent one may run. A write that had started is
-    what its probe found out, else unknown.
+    Finished calls stay, and those that the host has. A call that never started, a read and an idempotent one may run. A
+    write that had started is what its probe found out, else unknown.
     """
     probes = {probe.call_id: probe for probe in cursor.event.probes}
     calls: list[CallState] = []
     for call in cursor.calls:
-        if not call.started or call.plan.effect != "write":
+        if not call.started or call.handed or call.plan.effect != "write":
             calls.append(call)
             continue
         probe = probes.get(call.call.id)

@@ -12,6 +12,9 @@ from pydantic import Field
 from .loops import LoopLimits
 from .values import SessionSettings, Value
 
+MIN_OUTPUT_BYTES = 1024
+"""The least `max_output_bytes`: it leaves room for the preview of a longer result."""
+
 
 class Limits(Value):
     """What a session and its turns may use. Times in seconds.
@@ -19,7 +22,9 @@ class Limits(Value):
     `max_concurrent_tools` counts running tools of one session, a thread until it really ends. `max_execution_time_s` is
     one turn's, counted anew after each rest: the time until `session.answer` is not in it, an approver's in the engine
     is; `model_timeout_s` one model call's; a tool has its own. `max_parse_retries` replies with malformed arguments in
-    a row go back to the model, one more ends the turn. `history_ring` records and `turns_ring` turns of a session stay
+    a row go back to the model, one more ends the turn. A call of a tool that may be retried runs up to
+    `max_tool_retries` times more. A result of more than `max_output_bytes` is kept beside the journal, and the model
+    gets a preview. `history_ring` records and `turns_ring` turns of a session stay
     in memory, `inbox_size` prompts may wait for their turn, `stream_buffer` items may wait for a slow reader before the
     oldest are dropped.
     """
@@ -29,6 +34,8 @@ class Limits(Value):
     max_tool_rounds: Annotated[int, Field(ge=1)] = 50
     max_parse_retries: Annotated[int, Field(ge=0)] = 2
     max_model_retries: Annotated[int, Field(ge=0)] = 3
+    max_tool_retries: Annotated[int, Field(ge=0)] = 3
+    max_output_bytes: Annotated[int, Field(ge=MIN_OUTPUT_BYTES)] = 32_768
     max_continuations: Annotated[int, Field(ge=0)] = 3
     loops: LoopLimits | None = Field(default_factory=LoopLimits)
     approval_timeout_s: Annotated[float, Field(gt=0)] | None = 30.0

@@ -20,13 +20,23 @@ TROUBLE: dict[ToolStatus, FaultKind] = {
     ToolStatus.MEMORY_EXCEEDED: "memory_limit",
     ToolStatus.TIMED_OUT: "tool_timeout",
 }
-"""Terminal statuses that are faults of the batch, the gravest first, and the fault each one is."""
+"""Terminal statuses that are faults of the batch, and the fault each one is."""
+
+FAILURES = frozenset({ToolStatus.FAILED, ToolStatus.TIMED_OUT, ToolStatus.MEMORY_EXCEEDED})
+"""Terminal statuses that end the turn where the tool says that its failures do."""
+
+_GRAVEST_FIRST: tuple[FaultKind, ...] = ("unknown_outcome", "tool_failure", "memory_limit", "tool_timeout")
+
+
+def trouble_of(call: CallState) -> FaultKind | None:
+    """Return the fault that the end of a call is to its batch, if it is one."""
+    return "tool_failure" if call.plan.stops and call.status in FAILURES else TROUBLE.get(call.status)
 
 
 def batch_fault(calls: tuple[CallState, ...]) -> Fault:
     """Return the gravest fault of a settled batch that no recovery has dealt with yet."""
-    for status, kind in TROUBLE.items():
-        names = [call.call.name for call in calls if call.status is status and not call.handled]
+    for kind in _GRAVEST_FIRST:
+        names = [call.call.name for call in calls if not call.handled and trouble_of(call) == kind]
         if names:
             return Fault(kind=kind, message=f"{kind.replace('_', ' ')}: {', '.join(names)}")
     raise AssertionError("a batch without trouble has no fault")
@@ -35,9 +45,9 @@ def batch_fault(calls: tuple[CallState, ...]) -> Fault:
 def plan_for(fault: Fault, turn: Turn, settings: SessionSettings) -> RecoveryPlan:
     """Return what to do about `fault`.
 
-    A tool's trouble is told to the model, an unknown outcome by `settings.on_unknown`; a model's failure is tried again
-    up to `settings.max_model_retries` times in a row, after the provider's own wish or an exponential back-off in
-    seconds; the rest ends the turn.
+    A tool's trouble is told to the model, unless the tool says that its failures end the turn; an unknown outcome goes
+    by `settings.on_unknown`; a model's failure is tried again up to `settings.max_model_retries` times in a row, after
+    the provider's own wish or an exponential back-off in seconds; the rest ends the turn.
     """
     if fault.kind in ("tool_timeout", "memory_limit"):
         return RecoveryPlan(action="resume", resume=State.PROCESSING)
@@ -56,6 +66,13 @@ def plan_for(fault: Fault, turn: Turn, settings: SessionSettings) -> RecoveryPla
         attempt=attempt,
         attempts_left=settings.max_model_retries - attempt,
     )
+
+
+def tool_delay_s(attempt: int, settings: SessionSettings) -> float:
+    """Return how long a call waits before this attempt, in seconds: nothing before the first, then twice as long each
+    time, beginning with a tenth of `backoff_base_s`.
+    """
+    return 0.0 if attempt < 2 else min(MAX_DELAY_S, settings.backoff_base_s * 0.1 * 2.0 ** min(attempt - 2, 64))
 
 
 def counted(turn: Turn, kind: str) -> tuple[tuple[str, int], ...]:

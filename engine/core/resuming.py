@@ -12,17 +12,21 @@ from .actions import (
     close_open_calls,
     end_turn,
     follow_plan,
+    handed_over,
     plan_recovery,
     prepare,
+    put_call,
     recover_batch,
     replace_calls,
+    run_call,
     settle,
 )
 from .cursor import Cursor
-from .effects import CANCEL_WORK, CLOSE, AskUser, Recover, RunTool
+from .effects import CANCEL_WORK, CLOSE, AskUser, Recover
 from .grants import Here, given, revoked
-from .guards import after_interruption, answered_request
-from .recovery import TROUBLE
+from .guards import after_interruption, answered_call, answered_request, place_of
+from .recovery import TROUBLE, trouble_of
+from .session import CallState
 from .values import Outcome, RecoveryPlan, Request, State, ToolStatus
 
 
@@ -44,18 +48,31 @@ def give_up(cursor: Cursor) -> None:
 
 def start_answered_call(cursor: Cursor) -> None:
     """Let the call run that the answer is about, with the arguments that the answer says; keep a grant it gives."""
+    run_call(cursor, _let_go(cursor))
+
+
+def hand_over(cursor: Cursor) -> None:
+    """Hand the call to the host that the answer is about, and ask what came of it."""
+    call = _let_go(cursor)
+    handed, request = handed_over(cursor, call)
+    change_call(cursor, call.call.id, status=handed.status, handed=True)
+    cursor.change_turn(requests=(*cursor.open_turn.requests, request))
+    cursor.effects.append(AskUser(request=request))
+
+
+def _let_go(cursor: Cursor) -> CallState:
     event = cursor.event
     request = _take_request(cursor)
     call_id = request.call_id
     call = change_call(cursor, call_id, status=ToolStatus.QUEUED, approved=True, handled=False, content="", error=None)
     if event.plan is not None:
         asked = call.call.model_copy(update={"arguments": event.arguments, "arguments_text": None})
-        change_call(cursor, call_id, call=asked, plan=event.plan)
+        call = change_call(cursor, call_id, call=asked, plan=event.plan)
     if event.grant is not None:
         # A grant is made where the answer is taken: only `now` comes from outside, and nothing here asks for it.
         here = Here(cursor.id, cursor.open_turn.number, cursor.opened.user, now="")
         cursor.grants = (*cursor.grants, given(event.grant, request.id, here, event.by))
-    cursor.effects.append(RunTool(call_id=call_id, key=call.key))
+    return call
 
 
 def drop_grant(cursor: Cursor) -> None:
@@ -64,17 +81,14 @@ def drop_grant(cursor: Cursor) -> None:
 
 
 def close_answered_call(cursor: Cursor) -> None:
-    """Give the call that the answer is about its result: refused, or confirmed to have happened."""
-    event = cursor.event
-    request = _take_request(cursor)
-    if event.result is not None:
-        change_call(cursor, request.call_id, status=ToolStatus.COMPLETED, content=event.result, error=None)
-    elif request.kind == "approval":
-        content = "denied by user" + (f": {event.text}" if event.text else "")
-        change_call(cursor, request.call_id, status=ToolStatus.DENIED, content=content, error="denied")
-    else:
-        content = event.text or "The user confirmed that this call took effect; its own result was lost."
-        change_call(cursor, request.call_id, status=ToolStatus.COMPLETED, content=content, error=None)
+    """Give the call that the answer is about its end."""
+    closed = answered_call(cursor)
+    _take_request(cursor)
+    place = place_of(cursor.calls, closed.call.id)
+    assert place is not None
+    put_call(cursor, place, closed._replace(handed=False))
+    if cursor.event.blob is not None:
+        cursor.spilled = True
 
 
 def settle_answered_call(cursor: Cursor) -> None:
@@ -128,7 +142,9 @@ def ask_about_outcomes(cursor: Cursor) -> None:
         for call in cursor.calls
         if call.status is ToolStatus.UNKNOWN and not call.handled
     )
-    handled = tuple(call._replace(handled=True) if call.status in TROUBLE else call for call in cursor.calls)
+    # A failure that ends the turn still does when the questions are answered.
+    settled = TROUBLE.values()
+    handled = tuple(call._replace(handled=True) if trouble_of(call) in settled else call for call in cursor.calls)
     replace_calls(cursor, handled)
     cursor.change_turn(requests=cursor.open_turn.requests + requests, plan=None, fault=None)
     cursor.effects.extend(AskUser(request=request) for request in requests)
@@ -168,7 +184,9 @@ def wake(cursor: Cursor) -> None:
 def run_again(cursor: Cursor) -> None:
     """Issue the outstanding calls again, and the pending questions."""
     _note_interruption(cursor)
-    cursor.effects.extend(RunTool(call_id=call.call.id, key=call.key) for call in cursor.calls if call.runs)
+    for call in cursor.calls:
+        if call.runs:
+            run_call(cursor, call)
     cursor.effects.extend(AskUser(request=request) for request in cursor.open_turn.requests)
 
 

@@ -41,7 +41,8 @@ class CallState(NamedTuple):
     """One call of a turn: what was asked, what was decided, how far it is.
 
     `key` is the idempotency key, the id of the effect that first asked for it: (session, sequence, index of the call).
-    `handled` says that a recovery has already dealt with its status.
+    `handled` says that a recovery has already dealt with its status; `handed` that the host has the call and will say
+    what came of it; `attempt` counts its runs from 1, those that an interruption repeats not.
     """
 
     call: ToolCall
@@ -54,6 +55,8 @@ class CallState(NamedTuple):
     duration_s: float = 0.0
     patch: WirePatch | None = None
     handled: bool = False
+    handed: bool = False
+    attempt: int = 1
 
     @property
     def started(self) -> bool:
@@ -67,11 +70,11 @@ class CallState(NamedTuple):
 
     @property
     def runs(self) -> bool:
-        """Whether the call runs, or is about to."""
+        """Whether the call runs here, or is about to."""
         status = self.status
         if status is ToolStatus.QUEUED:
             return self.plan.decision != "ask" or self.approved
-        return status is ToolStatus.RUNNING
+        return status is ToolStatus.RUNNING and not self.handed
 
     def message(self) -> Message:
         """Return the result as the model sees it; a call that has none yet says so."""
@@ -123,7 +126,10 @@ class Turn(NamedTuple):
 
 
 class Session(NamedTuple):
-    """One conversation at one sequence number. `Session(id)`, at `seq` 0, is one that has no record yet."""
+    """One conversation at one sequence number. `Session(id)`, at `seq` 0, is one that has no record yet.
+
+    `spilled` says that the whole of a result is kept beside the journal, so that the model may want to read it.
+    """
 
     id: str
     seq: int = 0
@@ -136,6 +142,7 @@ class Session(NamedTuple):
     usage: Usage = NO_USAGE
     left: State | None = None
     grants: tuple[Grant, ...] = ()
+    spilled: bool = False
 
     @property
     def pending(self) -> tuple[Request, ...]:

@@ -65,18 +65,22 @@ ROWS: tuple[Row, ...] = (
     Row("model_replied", (GENERATING,), None, PROCESSING, do.take_refused_calls),
     # Tools run. The batch settles as a whole: one call's trouble never cancels its siblings.
     Row("tool_started", (TOOLS,), None, None, do.note_start),
+    Row("tool_retried", (TOOLS,), None, None, do.retry_call),
     Row("tool_finished", (TOOLS,), given.others_run, None, do.note_finish),
     Row("tool_finished", (TOOLS,), given.answers_missing, WAITING, do.note_finish),
     Row("tool_finished", (TOOLS,), given.finished_in_trouble, ERROR, do.fail_batch),
     Row("tool_finished", (TOOLS,), None, PROCESSING, do.finish_batch),
     # A person answers, in any order, while siblings run or while nothing does.
+    Row("user_answered", (TOOLS, WAITING), given.answer_hands_over, None, then.hand_over),
     Row("user_answered", (TOOLS, WAITING), given.answer_starts_call, TOOLS, then.start_answered_call),
     Row("user_answered", (TOOLS,), None, None, then.close_answered_call),
     Row("user_answered", (WAITING,), given.other_answers_missing, None, then.close_answered_call),
-    Row("user_answered", (WAITING,), given.unhandled_trouble, ERROR, then.recover_answered_batch),
+    Row("user_answered", (WAITING,), given.answered_in_trouble, ERROR, then.recover_answered_batch),
     Row("user_answered", (WAITING,), None, PROCESSING, then.settle_answered_call),
     # What was allowed for calls to come can be taken back at any time.
     Row("grant_revoked", (IDLE, *IN_TURN), None, None, then.drop_grant),
+    # A thread that was given up has ended.
+    Row("late_result", (IDLE, *IN_TURN), None, None, do.ignore_late_result),
     # Something failed that is nobody's result.
     Row("faulted", IN_TURN, None, ERROR, then.note_fault),
     Row("recovered", (ERROR,), given.plan_resumes_generating, GENERATING, then.resume_generating),

@@ -225,7 +225,9 @@ class PlannedCall(Value):
     """What was decided about a call before it entered the core: run it, ask first, or refuse it and say why.
 
     "halt" refuses it and ends the turn. `note` goes to the model beside the result. `binding` is what an approval is
-    given for and `expires_at` when the question ends; `grant` is the grant that stands for an approval.
+    given for and `expires_at` when the question ends; `grant` is the grant that stands for an approval. `retries` says
+    how often a failure is tried again, `stops` that a failure ends the turn; an `external` call is handed to the host,
+    who has until `due_at` to give its result.
     """
 
     call_id: str
@@ -240,16 +242,21 @@ class PlannedCall(Value):
     binding: str | None = None
     expires_at: str | None = None
     grant: str | None = None
+    retries: Annotated[int, Field(ge=0)] = 0
+    stops: bool = False
+    external: bool = False
+    due_at: str | None = None
 
 
-RequestKind: TypeAlias = Literal["approval", "outcome"]
-"""May this call run? · A write was started and its end was never seen: did it happen?"""
+RequestKind: TypeAlias = Literal["approval", "outcome", "external"]
+"""May this call run? · A write was started and its end was never seen: did it happen? · What did the task give?"""
 
 
 class Request(Value):
     """Something a session waits for a person to answer.
 
-    `id` is unique within the session and stays the same after a restart. From `expires_at` on the answer is no.
+    `id` is unique within the session and stays the same after a restart. From `expires_at` on the answer is no; an
+    external task has then timed out.
     """
 
     id: str
@@ -262,7 +269,7 @@ class Request(Value):
 
 FaultKind: TypeAlias = Literal[
     "tool_timeout", "memory_limit", "rate_limit", "model_failure", "bad_reply", "empty_reply", "malformed_arguments",
-    "round_limit", "execution_limit", "loop", "unknown_outcome", "host_failure",
+    "round_limit", "execution_limit", "loop", "unknown_outcome", "host_failure", "tool_failure",
 ]  # fmt: skip
 
 

@@ -12,11 +12,14 @@ from ..core.arguments import json_text
 from ..core.events import UserAnswered
 from ..core.grants import GrantTerms, Here
 from ..core.session import CallState, Session
-from ..core.values import JsonObject, Request, ToolCall
+from ..core.values import JsonObject, PlannedCall, Request, ToolCall
 from ..errors import InvalidEvent
 from ..tools.registry import Case
 from .clock import timestamp
 from .parts import Parts
+
+_LONGEST_S = 100 * 365.25 * 86_400
+"""A century: later times have no form in records."""
 
 
 class Said(TypedDict, total=False):
@@ -54,7 +57,20 @@ def _here(session: Session, now: str) -> Here:
 
 def overdue(request: Request) -> UserAnswered:
     """Return the answer to a request that nobody has answered in time."""
-    return UserAnswered(request_id=request.id, approve=False, text="nobody answered in time", by="engine")
+    return UserAnswered(request_id=request.id, approve=False, text="nobody answered in time", by="engine", overdue=True)
+
+
+def with_due_times(parts: Parts, plans: tuple[PlannedCall, ...]) -> tuple[PlannedCall, ...]:
+    """Return plans in which external calls say until when the host may give their results, if they have a timeout."""
+    if not any(plan.external and plan.timeout_s is not None for plan in plans):
+        return plans
+    now_ns = parts.clock.time_ns()
+    return tuple(
+        plan.model_copy(update={"due_at": timestamp(now_ns + int(min(plan.timeout_s, _LONGEST_S) * 1e9))})
+        if plan.external and plan.timeout_s is not None
+        else plan
+        for plan in plans
+    )
 
 
 def seconds_left(parts: Parts, request: Request) -> float | None:
@@ -76,7 +92,8 @@ def with_plan(parts: Parts, session: Session, event: UserAnswered) -> UserAnswer
     changed = ToolCall(id=call.call.id, name=call.call.name, arguments=event.arguments)
     case = case_of(parts, session)
     # Neither a grant nor the guard against loops has a say about what a person wrote.
-    _, (plan,) = parts.toolbox.admit([changed], parts.policy, case and case._replace(grants=(), loops=None))
+    _, plans = parts.toolbox.admit([changed], parts.policy, case and case._replace(grants=(), loops=None))
+    (plan,) = with_due_times(parts, plans)
     if plan.decision == "refuse":
         raise InvalidEvent(f"the call cannot run with these arguments: {plan.refusal}")
     note = f"Note: a person changed the arguments to {json_text(event.arguments)} before it ran."

@@ -9,26 +9,28 @@ anyio, core, ports.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import anyio
 
 from ..core.effects import AskUser, KnownEffect, RunTool
-from ..core.events import GrantRevoked, KnownEvent, ToolFinished, ToolStarted, UserAnswered
+from ..core.events import GrantRevoked, KnownEvent, LateResult, ToolFinished, ToolRetried, ToolStarted, UserAnswered
 from ..core.notices import ToolRunning
 from ..core.session import CallState
-from ..core.values import Request, State
+from ..core.values import Priority, Request, State, ToolEffect, ToolStatus
 from ..errors import InvalidEvent
 from ..log import logger
 from .answering import with_plan
 from .bell import new_bell
 from .broadcast import Broadcast
 from .crew import Crew
+from .lanes import Lanes, Ticket, lane_of
 from .ledger import Ledger
 from .parts import Parts
 from .performers import Tooling, conflict_free, run_tool
+from .pipeline import tried_again
 
 
 class Ack:
@@ -82,10 +84,10 @@ class Mailbox:
         if not self._items:
             await self._bell.wait()
 
-    def take_revocations(self) -> list[tuple[GrantRevoked, Ack]]:
-        """Return the revocations that were posted, and leave everything else."""
-        taken = [(event, ack) for event, ack in self._items if isinstance(event, GrantRevoked) and ack is not None]
-        self._items = deque(item for item in self._items if not isinstance(item[0], GrantRevoked))
+    def take_asides(self) -> list[tuple[GrantRevoked | LateResult, Ack | None]]:
+        """Return what was posted that is legal in every state and moves none, and leave everything else."""
+        taken = [(event, ack) for event, ack in self._items if isinstance(event, GrantRevoked | LateResult)]
+        self._items = deque(item for item in self._items if not isinstance(item[0], GrantRevoked | LateResult))
         return taken
 
     def take(self) -> list[tuple[KnownEvent, Ack | None]]:
@@ -96,12 +98,17 @@ class Mailbox:
 
 
 class Places:
-    """Counts what runs in one session, threads that outlived their calls included."""
+    """Counts what runs in one session, threads that outlived their calls included.
 
-    def __init__(self, total: int, on_free: Callable[[], None]) -> None:
+    Where the engine has a cap of its own, a place is one of the engine's too: it may have to be waited for.
+    """
+
+    def __init__(self, total: int, on_free: Callable[[], None], lanes: Lanes | None) -> None:
         self._total = total
         self._taken: dict[str, int] = {}
         self._on_free = on_free
+        self._lanes = lanes
+        self._tickets: dict[str, Ticket] = {}
         self._serial = 0
 
     @property
@@ -109,12 +116,18 @@ class Places:
         """How many more may start."""
         return self._total - len(self._taken)
 
-    def take(self) -> str:
-        """Occupy a place; return the ticket for it."""
+    def take(self, effect: ToolEffect, priority: Priority) -> str:
+        """Occupy a place; return the ticket for it. The bell is rung when the engine grants it later."""
         self._serial += 1
         ticket = str(self._serial)
         self._taken[ticket] = 1
+        if self._lanes is not None:
+            self._tickets[ticket] = self._lanes.take(lane_of(effect), priority, self._on_free)
         return ticket
+
+    def granted(self, ticket: str) -> bool:
+        """Whether the engine has a place for it too."""
+        return self._lanes is None or self._tickets[ticket].granted
 
     def keep(self, ticket: str) -> Callable[[], None]:
         """Keep a place beyond its task, until the returned function is called."""
@@ -126,6 +139,8 @@ class Places:
         self._taken[ticket] -= 1
         if not self._taken[ticket]:
             del self._taken[ticket]
+            if self._lanes is not None:
+                self._tickets.pop(ticket).give_back()
             self._on_free()
 
 
@@ -137,16 +152,30 @@ class Desk(NamedTuple):
     crew: Crew
 
 
+class Outside(Protocol):
+    """The session's way in, as far as a batch has something for it."""
+
+    def watch(self, requests: Iterable[Request]) -> None:
+        """Close each of the requests when its time is over."""
+        ...
+
+    def late(self, call: CallState) -> None:
+        """Record that the thread of a call has ended which had been given up."""
+        ...
+
+
 class BatchRunner:
     """Carries the session from EXECUTING_TOOLS (or a question to an approver) to wherever the batch leads."""
 
-    def __init__(self, parts: Parts, ledger: Ledger, desk: Desk, broadcast: Broadcast) -> None:
+    def __init__(self, parts: Parts, ledger: Ledger, desk: Desk, broadcast: Broadcast, outside: Outside) -> None:
         self._parts = parts
         self._ledger = ledger
         self._mail = desk.mail
         self._places = desk.places
         self._crew = desk.crew
         self._broadcast = broadcast
+        self._outside = outside
+        self._held: dict[str, str] = {}
         self._waiting: list[CallState] = []
         self._running: dict[str, CallState] = {}
         self._scopes: dict[str, anyio.CancelScope] = {}
@@ -159,11 +188,13 @@ class BatchRunner:
             What the last commit asked for; nothing when the session now waits for `session.answer`.
         """
         self._accept(effects)
-        if self._is_single():
-            return await self._run_alone(self._waiting.pop())
         try:
+            if self._is_single():
+                return await self._run_alone(self._waiting.pop())
             return await self._host(effects)
         finally:
+            for call_id in list(self._held):
+                self._places.give_back(self._held.pop(call_id))
             if self._scopes:
                 await self._leave()
 
@@ -177,6 +208,7 @@ class BatchRunner:
             asked = await self._commit_mail()
             if self._ledger.session.state not in (State.EXECUTING_TOOLS, State.WAITING_FOR_USER):
                 return asked
+            self._outside.watch(effect.request for effect in asked if isinstance(effect, AskUser))
             self._accept(asked)
             self._ask(asked)
 
@@ -190,7 +222,25 @@ class BatchRunner:
 
     def _accept(self, effects: Sequence[KnownEffect]) -> None:
         calls = {call.call.id: call for call in self._open_calls()}
-        self._waiting.extend(calls[effect.call_id] for effect in effects if isinstance(effect, RunTool))
+        for effect in effects:
+            if isinstance(effect, RunTool):
+                call = calls[effect.call_id]
+                if effect.delay_s:
+                    # Calls of the same conflict key wait with it: their order stays.
+                    self._running[effect.call_id] = call
+                    self._crew.start(partial(self._put_off, call, effect.delay_s, self._scope(effect.call_id)))
+                else:
+                    self._waiting.insert(len(self._waiting) if call.attempt == 1 else 0, call)
+
+    async def _put_off(self, call: CallState, delay_s: float, scope: anyio.CancelScope) -> None:
+        """Let a call run that failed, before all others that wait, when its time has come."""
+        try:
+            with scope:
+                await anyio.sleep(delay_s)
+                self._waiting.insert(0, self._running.pop(call.call.id))
+        finally:
+            self._ended(call.call.id)
+            self._mail.ring()
 
     def _open_calls(self) -> tuple[CallState, ...]:
         turn = self._ledger.session.turn
@@ -203,26 +253,45 @@ class BatchRunner:
             and self._places.free > 0
             and not self._ledger.session.pending
             and sum(call.runs for call in self._open_calls()) == 1
+            and self._may_start(self._waiting[0])
         )
+
+    def _may_start(self, call: CallState) -> bool:
+        """Whether a call has its place. Where the engine has none free, it waits for one by its priority."""
+        place = self._held.get(call.call.id)
+        if place is None:
+            turn = self._ledger.session.turn
+            if self._places.free <= 0 or turn is None:
+                return False
+            place = self._held[call.call.id] = self._places.take(call.plan.effect, turn.priority)
+        return self._places.granted(place)
 
     async def _run_alone(self, call: CallState) -> list[KnownEffect]:
         if call.plan.effect == "write":
             await self._ledger.commit([ToolStarted(call_id=call.call.id)])
-        finished = await self._perform(call, self._places.take(), anyio.CancelScope())
-        return await self._ledger.commit([finished])
+        event = await self._perform(call, self._held.pop(call.call.id), anyio.CancelScope())
+        effects = await self._ledger.commit([event])
+        self._bury(call, event)
+        return effects
+
+    def _bury(self, call: CallState | None, event: KnownEvent) -> None:
+        if call is not None and call.plan.retries and isinstance(event, ToolFinished):
+            self._parts.pipeline.bury(self._ledger.session.id, call, event, self._parts.clock.time_ns())
 
     async def _start(self) -> None:
         """Start every waiting call that may start; the intents of all writes among them become durable together."""
         if not self._waiting:
             return
-        starting = conflict_free(self._waiting, tuple(self._running.values()))[: self._places.free]
+        ready = conflict_free(self._waiting, tuple(self._running.values()))
+        starting = [call for call in ready if self._may_start(call)]
         intents = [ToolStarted(call_id=call.call.id) for call in starting if call.plan.effect == "write"]
         if intents:
             await self._ledger.commit(intents)
         for call in starting:
             self._waiting.remove(call)
             self._running[call.call.id] = call
-            self._crew.start(partial(self._run, call, self._places.take(), self._scope(call.call.id)))
+            place = self._held.pop(call.call.id)
+            self._crew.start(partial(self._run, call, place, self._scope(call.call.id)))
 
     def _scope(self, name: str) -> anyio.CancelScope:
         scope = self._scopes[name] = anyio.CancelScope()
@@ -233,30 +302,47 @@ class BatchRunner:
         if self._left is not None and not self._scopes:
             self._left.set()
 
-    async def _run(self, call: CallState, ticket: str, scope: anyio.CancelScope) -> None:
+    async def _run(self, call: CallState, place: str, scope: anyio.CancelScope) -> None:
         try:
-            finished = await self._perform(call, ticket, scope)
+            event = await self._perform(call, place, scope)
             if self._left is None or not scope.cancelled_caught:
-                self._mail.post(finished)
+                self._mail.post(event)
         finally:
             self._ended(call.call.id)
 
-    async def _perform(self, call: CallState, ticket: str, scope: anyio.CancelScope) -> ToolFinished:
+    async def _perform(self, call: CallState, place: str, scope: anyio.CancelScope) -> ToolFinished | ToolRetried:
+        """Run a call. Its place is given back when it has ended, or when its thread has."""
         if self._broadcast.watched:
             self._broadcast.notice(ToolRunning(call.call.id, call.call.name))
-        try:
-            return await run_tool(self._tooling(ticket), self._ledger.session, call, scope)
-        finally:
-            self._places.give_back(ticket)
+        given_up = False
 
-    def _tooling(self, ticket: str) -> Tooling:
-        return Tooling(self._parts, self._broadcast.notice, lambda: self._places.keep(ticket))
+        def occupy() -> Callable[[], None]:
+            release = self._places.keep(place)
+
+            def ended() -> None:
+                release()
+                if given_up:
+                    self._outside.late(call)
+
+            return ended
+
+        try:
+            end = await run_tool(
+                Tooling(self._parts, self._broadcast.notice, occupy), self._ledger.session, call, scope
+            )
+            given_up = end.status is not ToolStatus.COMPLETED
+            return tried_again(call, end)
+        except BaseException:
+            given_up = True
+            raise
+        finally:
+            self._places.give_back(place)
 
     def _ask(self, effects: Sequence[KnownEffect]) -> None:
         if self._parts.approver is None:
             return
         for effect in effects:
-            if isinstance(effect, AskUser):
+            if isinstance(effect, AskUser) and effect.request.kind != "external":
                 self._crew.start(partial(self._ask_approver, effect.request, self._scope(effect.request.id)))
 
     async def _ask_approver(self, request: Request, scope: anyio.CancelScope) -> None:
@@ -285,6 +371,7 @@ class BatchRunner:
         pending = {request.id for request in self._ledger.session.pending}
         events: list[KnownEvent] = []
         accepted: list[Ack] = []
+        ended: list[tuple[CallState | None, KnownEvent]] = []
         for event, ack in items:
             if isinstance(event, UserAnswered):
                 assert ack is not None
@@ -299,8 +386,8 @@ class BatchRunner:
                     ack.settle(InvalidEvent(f"grant {event.grant_id!r} has already been revoked"))
                     continue
                 accepted.append(ack)
-            elif isinstance(event, ToolFinished):
-                self._running.pop(event.call_id, None)
+            elif isinstance(event, ToolFinished | ToolRetried):
+                ended.append((self._running.pop(event.call_id, None), event))
             events.append(event)
         try:
             effects = await self._ledger.commit(events) if events else []
@@ -310,4 +397,6 @@ class BatchRunner:
             raise
         for ack in accepted:
             ack.settle()
+        for call, event in ended:
+            self._bury(call, event)
         return effects

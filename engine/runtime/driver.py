@@ -23,6 +23,7 @@ from ..core.events import (
     Resumed,
     ShutdownRequested,
     ToolFinished,
+    ToolRetried,
     TurnCancelled,
 )
 from ..core.session import CallState, Session
@@ -30,11 +31,12 @@ from ..core.values import Fault, Message, Outcome, Prompt, State, ToolStatus
 from ..errors import EngineClosed, InboxFull, InvalidEvent, JournalError, SessionBusy
 from ..log import logger
 from ..replay.turns import call_results
-from .answering import case_of
+from .answering import case_of, with_due_times
 from .batch import BatchRunner, Desk, Mailbox, Places
 from .broadcast import Broadcast
 from .crew import Crew
 from .inlet import Inlet
+from .lanes import Lane
 from .ledger import Ledger
 from .parts import Parts, TurnResult
 from .performers import call_model, prepare_context, probe_started, recover
@@ -69,7 +71,8 @@ class Driver:
         self.ledger = ledger
         self.broadcast = broadcast
         self._mail = Mailbox()
-        self._desk = Desk(self._mail, Places(parts.limits.max_concurrent_tools, self._mail.ring), crew)
+        places = Places(parts.limits.max_concurrent_tools, self._mail.ring, parts.pipeline.lanes)
+        self._desk = Desk(self._mail, places, crew)
         self._lock = anyio.Lock(fast_acquire=True)
         self._queued = 0
         self._driving: anyio.Event | None = None
@@ -253,7 +256,7 @@ class Driver:
             state = self.session.state
             asks = state is State.WAITING_FOR_USER and self.parts.approver is not None
             if state is State.EXECUTING_TOOLS or asks:
-                runner = BatchRunner(self.parts, self.ledger, self._desk, self.broadcast)
+                runner = BatchRunner(self.parts, self.ledger, self._desk, self.broadcast, self.inlet)
                 effects = await runner.run(effects)
                 continue
             event = await self._perform(effects[-1])
@@ -262,7 +265,10 @@ class Driver:
     async def _perform(self, effect: KnownEffect) -> KnownEvent | None:
         """Perform an effect that stands alone; what is not to be performed here leaves the session at rest."""
         if isinstance(effect, CallModel):
-            return await call_model(self.parts, self.session, self.broadcast.notice)
+            turn = self.session.turn
+            assert turn is not None
+            async with self.parts.pipeline.place(Lane.GENERATE, turn.priority):
+                return await call_model(self.parts, self.session, self.broadcast.notice)
         if isinstance(effect, PrepareContext):
             return await prepare_context(self.parts, self.session)
         if isinstance(effect, Recover):
@@ -298,7 +304,7 @@ class Driver:
         return PromptReceived(
             messages=tuple(messages),
             direct_calls=tuple(calls),
-            plans=plans,
+            plans=with_due_times(self.parts, plans),
             priority=prompt.priority,
             metadata=prompt.metadata,
         )
@@ -355,7 +361,7 @@ class Driver:
         running = {call.call.id for call in self._open_calls() if call.runs}
         ends: list[KnownEvent] = []
         for event, ack in self._mail.take():
-            if isinstance(event, ToolFinished) and event.call_id in running:
+            if isinstance(event, ToolFinished | ToolRetried) and event.call_id in running:
                 ends.append(event)
             elif ack is not None:
                 ack.settle(InvalidEvent("the turn ended before the answer could be taken"))

@@ -13,16 +13,20 @@ from typing import Protocol
 import anyio
 
 from ..core.effects import KnownEffect
-from ..core.events import GrantRevoked, KnownEvent, UserAnswered
+from ..core.events import GrantRevoked, KnownEvent, LateResult, UserAnswered
 from ..core.grants import is_over
+from ..core.session import CallState
 from ..core.values import Request
 from ..errors import InvalidEvent
 from ..log import logger
+from ..tools.cache import scope_of
 from .answering import overdue, seconds_left, with_plan
 from .batch import Ack, Desk
+from .broadcast import Broadcast
 from .clock import timestamp
 from .ledger import Ledger
 from .parts import Parts, TurnResult
+from .performers import tool_context
 
 
 class Door(Protocol):
@@ -30,6 +34,7 @@ class Door(Protocol):
 
     parts: Parts
     ledger: Ledger
+    broadcast: Broadcast
 
     @property
     def driving(self) -> anyio.Event | None:
@@ -82,7 +87,36 @@ class Inlet:
         if is_over(request.expires_at, timestamp(parts.clock.time_ns())):
             await self._take(overdue(request))
             raise InvalidEvent(f"the time for request {request.id!r} was over at {request.expires_at}: it was refused")
+        if request.kind == "external":
+            return await self._take(await self._result(request, event))
         return await self._take(with_plan(parts, session, event))
+
+    async def _result(self, request: Request, event: UserAnswered) -> UserAnswered:
+        """Return what a host says of an external task as it can be recorded."""
+        session, parts = self._door.ledger.session, self._door.parts
+        turn = session.turn
+        assert turn is not None
+        call = next(call for call in turn.calls if call.call.id == request.call_id)
+        tool, pipeline = parts.toolbox.get(call.call.name), parts.pipeline
+        if pipeline.cache is not None and call.plan.effect != "read":
+            pipeline.cache.written(scope_of(tool_context(session, call, self._door.broadcast.notice)))
+        text, blob = await pipeline.shortened(session.id, tool, event.text or "")
+        return event.model_copy(update={"text": text, "blob": blob})
+
+    def late(self, call: CallState) -> None:
+        """Record that the thread of a call has ended which had been given up."""
+        event = LateResult(call_id=call.call.id, key=call.key)
+        if self._door.driving is not None:
+            self._mail.post(event)
+        elif not self._door.closed:
+            self._crew.start(partial(self._note, event))
+
+    async def _note(self, event: LateResult) -> None:
+        try:
+            await self._door.note(event)
+        except Exception:
+            # The call has its end: nothing is lost but the knowledge when its thread ended.
+            logger.exception("a late result could not be recorded", call=event.call_id)
 
     async def revoke(self, event: GrantRevoked) -> None:
         """Take a grant back; return when that is durable.
@@ -118,12 +152,16 @@ class Inlet:
         return effects
 
     def revocations(self) -> list[KnownEvent]:
-        """Return the revocations that came while something else went on; refuse what is gone already."""
+        """Return the revocations and late results that came while something else went on; refuse what is gone."""
         if not self._mail:
             return []
         known = {grant.id for grant in self._door.ledger.session.grants}
         events: list[KnownEvent] = []
-        for event, ack in self._mail.take_revocations():
+        for event, ack in self._mail.take_asides():
+            if isinstance(event, LateResult):
+                events.append(event)
+                continue
+            assert ack is not None
             if event.grant_id in known:
                 known.discard(event.grant_id)
                 events.append(event)

@@ -15,7 +15,7 @@ import anyio.lowlevel
 
 from ..core.cursor import Cursor
 from ..core.effects import CANCEL_WORK, PREPARE_CONTEXT, KnownEffect
-from ..core.events import ContextPrepared, KnownEvent, ModelReplied, Resumed, SessionOpened, ToolFinished
+from ..core.events import ContextPrepared, KnownEvent, ModelReplied, Resumed, SessionOpened, ToolFinished, ToolRetried
 from ..core.record import TransitionRecord
 from ..core.session import Session
 from ..core.step import reproduce, take
@@ -29,6 +29,7 @@ from .parts import Parts
 
 _PAGE = 512
 _CONTEXT_READY = ContextPrepared()
+_OUTCOMES = (ModelReplied, ToolFinished, ToolRetried)
 
 
 class Ledger:
@@ -155,7 +156,7 @@ class Ledger:
         self._attempted = []
         if lost and lost[0].prev != self._digest:
             return []
-        return [record.event for record in lost if isinstance(record.event, ModelReplied | ToolFinished)]
+        return [record.event for record in lost if isinstance(record.event, _OUTCOMES)]
 
     async def release(self) -> None:
         """Give the right to write up."""

@@ -14,6 +14,8 @@ from ..core.values import JsonObject, Outcome, Request, Usage, Value
 from ..ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy
 from ..replay.turns import CallResult
 from ..tools.registry import Toolbox
+from .lanes import LaneLimits
+from .pipeline import Pipeline
 
 
 class EngineSettings(Value):
@@ -21,13 +23,15 @@ class EngineSettings(Value):
 
     `system` is put before the first prompt of a session, and again when it has changed; `parameters` go to the model as
     they are; `on_unknown` says who decides about a write whose end was not seen; `exit_grace_s` is how long, in
-    seconds, leaving `async with` waits for running turns before it interrupts them.
+    seconds, leaving `async with` waits for running turns before it interrupts them. `lanes` caps what all sessions of
+    the engine run at once, None does not.
     """
 
     system: str | None = None
     parameters: JsonObject = Field(default_factory=dict)
     on_unknown: Literal["ask", "tell_model"] = "ask"
     exit_grace_s: float = Field(default=5.0, ge=0)
+    lanes: LaneLimits | None = Field(default_factory=LaneLimits)
 
 
 class TurnResult(NamedTuple):
@@ -57,6 +61,7 @@ class Parts:
     limits: Limits
     settings: EngineSettings
     clock: Clock
+    pipeline: Pipeline
     middleware: tuple[Middleware, ...] = ()
     providers: tuple[ContextProvider, ...] = ()
     observers: tuple[Observer, ...] = ()

@@ -32,7 +32,8 @@ from ..models.recorded import RecordedModel
 from ..ports import Emit, ModelRequest, Probing, ToolContext, ToolOutput
 from ..tools.encode import describe
 from ..tools.function import FunctionTool, really_cancelled
-from .answering import case_of
+from .answering import case_of, with_due_times
+from .lanes import Lane
 from .parts import Parts
 
 Q = TypeVar("Q")
@@ -62,7 +63,12 @@ async def call_model(parts: Parts, session: Session, emit: Emit) -> KnownEvent:
     turn = session.turn
     assert turn is not None
     request = ModelRequest(
-        session.transcript, parts.toolbox.specs, parts.parameters, session.id, turn.number, turn.round
+        session.transcript,
+        parts.toolbox.reading_specs if session.spilled else parts.toolbox.specs,
+        parts.parameters,
+        session.id,
+        turn.number,
+        turn.round,
     )
     ask: Callable[[ModelRequest], Awaitable[ModelReply]] = partial(_generate, parts, emit)
     for middleware in reversed(parts.middleware):
@@ -122,7 +128,7 @@ def _judge(parts: Parts, session: Session, reply: object) -> KnownEvent:
         return _fault("host_failure", f"the policy failed: {describe(error)}")
     if calls is not reply.tool_calls:
         reply = reply.model_copy(update={"tool_calls": calls})
-    return ModelReplied.trusted(reply=reply, plans=plans)
+    return ModelReplied.trusted(reply=reply, plans=with_due_times(parts, plans))
 
 
 class Tooling(NamedTuple):
@@ -135,16 +141,22 @@ class Tooling(NamedTuple):
 
 async def run_tool(tooling: Tooling, session: Session, call: CallState, scope: anyio.CancelScope) -> ToolFinished:
     """Run one call in `scope`, under the call's own deadline. Returns an end, also where the scope was cancelled."""
-    clock = tooling.parts.clock
-    started_ns = clock.monotonic_ns()
+    parts = tooling.parts
+    started_ns = parts.clock.monotonic_ns()
     output = await _run_tool(tooling, session, call, scope)
+    duration_s = (parts.clock.monotonic_ns() - started_ns) / 1e9
+    tool = parts.toolbox.get(call.call.name)
+    if tool is not None:
+        parts.pipeline.metrics.ended(call.call.name, output.status, duration_s)
+    content, blob = await parts.pipeline.shortened(session.id, tool, output.content)
     return ToolFinished.trusted(
         call_id=call.call.id,
         status=output.status,
-        content=output.content,
+        content=content,
         error=output.error,
-        duration_s=(clock.monotonic_ns() - started_ns) / 1e9,
+        duration_s=duration_s,
         patch=output.patch,
+        blob=blob,
     )
 
 
@@ -179,6 +191,8 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
                 return ToolOutput(objection, ToolStatus.DENIED, "denied")
         bound = tool.bind(call.call.arguments)
         run: Callable[[ToolContext], Awaitable[ToolOutput]] = partial(tool.run, bound)
+        if tooling.parts.pipeline.cache is not None:
+            run = partial(tooling.parts.pipeline.through_cache, call, tool.options, run)
         for middleware in reversed(tooling.parts.middleware):
             run = partial(_wrapped, middleware.around_tool, run)
         scope.deadline = anyio.current_time() + context.timeout_s
@@ -231,12 +245,13 @@ async def probe_started(parts: Parts, session: Session, emit: Emit) -> tuple[Pro
     turn = session.turn
     for call in turn.batch.calls if turn is not None and turn.batch is not None else ():
         tool = parts.toolbox.get(call.call.name)
-        if not call.started or not isinstance(tool, Probing) or not tool.can_probe:
+        if not call.started or call.handed or not isinstance(tool, Probing) or not tool.can_probe:
             continue
         context = tool_context(session, call, emit)
         try:
-            with anyio.fail_after(context.timeout_s):
-                output = await tool.probe(tool.bind(call.call.arguments), context)
+            async with parts.pipeline.place(Lane.CONTROL, context.priority):
+                with anyio.fail_after(context.timeout_s):
+                    output = await tool.probe(tool.bind(call.call.arguments), context)
         except Exception:
             logger.exception("probe failed", session=session.id, call=call.call.id)
             continue

@@ -84,11 +84,11 @@ def _check_requests(turn: Turn) -> None:
     for request in turn.requests:
         call = calls.get(request.call_id)
         assert call is not None, f"request {request.id} is about {request.call_id!r}, which is not open"
-        wanted = call.asks if request.kind == "approval" else call.status is ToolStatus.UNKNOWN
-        assert wanted, f"request {request.id} is about a call that is {call.status}"
+        wanted = {"approval": call.asks, "outcome": call.status is ToolStatus.UNKNOWN, "external": call.handed}
+        assert wanted[request.kind], f"request {request.id} is about a call that is {call.status}"
     asked = {request.call_id for request in turn.requests}
-    silent = [call.call.id for call in calls.values() if call.asks and call.call.id not in asked]
-    assert not silent, f"calls {silent} need an approval that nobody was asked for"
+    silent = [call.call.id for call in calls.values() if (call.asks or call.handed) and call.call.id not in asked]
+    assert not silent, f"calls {silent} need an answer that nobody was asked for"
 
 
 def check_history(session: str, lines: Sequence[str]) -> Session:

@@ -100,6 +100,7 @@ def plans(call_id: str) -> st.SearchStrategy[PlannedCall]:
     allowed = st.builds(
         PlannedCall, call_id=st.just(call_id), decision=st.sampled_from(["run", "run", "ask"]),
         effect=st.sampled_from(["write", *get_args(ToolEffect)]), timeout_s=seconds, conflict_key=st.none() | texts(8),
+        retries=st.integers(0, 2), stops=st.booleans(), external=st.sampled_from([False, False, True]),
     )  # fmt: skip
     refused = st.builds(
         PlannedCall, call_id=st.just(call_id), decision=st.just("refuse"), refusal=st.none() | texts(),
@@ -185,12 +186,22 @@ def _ends(call_ids: st.SearchStrategy[str]) -> st.SearchStrategy[ev.ToolFinished
     return st.builds(
         ev.ToolFinished, call_id=call_ids, status=st.sampled_from(TERMINAL), content=texts(),
         error=st.none() | texts(8), duration_s=st.floats(0, 1000), patch=st.none() | patches(),
+        blob=st.none() | texts(8),
+    )  # fmt: skip
+
+
+def _retries(call_ids: st.SearchStrategy[str]) -> st.SearchStrategy[ev.ToolRetried]:
+    return st.builds(
+        ev.ToolRetried, call_id=call_ids, status=st.sampled_from([ToolStatus.FAILED, ToolStatus.TIMED_OUT]),
+        content=texts(), error=st.none() | texts(8), duration_s=st.floats(0, 1000),
     )  # fmt: skip
 
 
 def _answers(request_ids: st.SearchStrategy[str]) -> st.SearchStrategy[ev.UserAnswered]:
     text = st.none() | texts()
-    return st.builds(ev.UserAnswered, request_id=request_ids, approve=st.booleans(), text=text, by=text)
+    return st.builds(
+        ev.UserAnswered, request_id=request_ids, approve=st.booleans(), text=text, by=text, overdue=st.booleans()
+    )
 
 
 def _resumptions(call_ids: Sequence[str]) -> st.SearchStrategy[ev.Resumed]:
@@ -212,6 +223,8 @@ _ANY: Mapping[str, Callable[[], st.SearchStrategy[ev.KnownEvent]]] = {
     "model_replied": replies,
     "tool_started": lambda: st.builds(ev.ToolStarted, call_id=ids()),
     "tool_finished": lambda: _ends(ids()),
+    "tool_retried": lambda: _retries(ids()),
+    "late_result": lambda: st.builds(ev.LateResult, call_id=ids(), key=texts()),
     "user_answered": lambda: _answers(texts()),
     "grant_revoked": lambda: st.builds(ev.GrantRevoked, grant_id=texts(), by=st.none() | texts()),
     "faulted": lambda: st.builds(ev.Faulted, fault=faults()),
@@ -253,6 +266,10 @@ def fitting(session: Session, kind: str) -> st.SearchStrategy[ev.KnownEvent]:
             return _one_of_these([call.call.id for call in calls if call.runs and not call.started], _start_of)
         case "tool_finished":
             return _one_of_these([call.call.id for call in calls if call.runs], lambda chosen: _ends(st.just(chosen)))
+        case "tool_retried":
+            again = [call for call in calls if call.runs and call.plan.effect != "write"]
+            wanted = [call.call.id for call in again if call.attempt <= call.plan.retries]
+            return _one_of_these(wanted, lambda chosen: _retries(st.just(chosen)))
         case "user_answered":
             wanted = [request.id for request in session.pending]
             return _one_of_these(wanted, lambda chosen: _answers(st.just(chosen)))

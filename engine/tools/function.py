@@ -20,9 +20,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from typing_extensions import TypedDict as DynamicTypedDict, Unpack
 
+from ..core.limits import MIN_OUTPUT_BYTES
 from ..core.values import JsonObject, ToolEffect, ToolSpec, ToolStatus, check_id
 from ..errors import EncodingError, InvalidId, ToolDefinitionError
-from ..ports import ToolContext, ToolOptions, ToolOutput
+from ..ports import OnFailure, ToolContext, ToolOptions, ToolOutput
 from .encode import complaint, describe, encode_result
 from .threads import run_abandonable
 
@@ -36,7 +37,9 @@ class ToolKeywords(TypedDict, total=False):
     `effect` "write"; `timeout_s` 60 seconds; `conflict_key` a format string over the arguments: calls with the same key
     run one after the other; `polls` True for a tool that is meant to be called over and over; `probe` a function with
     the tool's parameters that returns the result of a write that took place, or None if it certainly did not; `name`
-    and `description` instead of the function's own.
+    and `description` instead of the function's own; `on_failure`, `cache_ttl_s`, `max_output_bytes`, `version` and
+    `external` as in `ToolOptions`: an external tool's function is never called, it only describes the call, and
+    without a `timeout_s` the host has as long as it takes.
     """
 
     effect: ToolEffect
@@ -46,6 +49,11 @@ class ToolKeywords(TypedDict, total=False):
     probe: Callable[..., object] | None
     name: str
     description: str
+    on_failure: OnFailure
+    cache_ttl_s: float | None
+    max_output_bytes: int | None
+    version: str
+    external: bool
 
 
 class FunctionTool(Generic[P, R]):
@@ -256,6 +264,7 @@ def _summary(function: Callable[..., Any]) -> str:
 
 def _checked_options(options: ToolKeywords, name: str, parameters: JsonObject) -> ToolOptions:
     effect = options.get("effect", "write")
+    external = options.get("external", False)
     timeout_s = options.get("timeout_s", 60.0)
     if effect not in ("read", "idempotent", "write"):
         raise ToolDefinitionError(f"tool {name!r}: effect {effect!r} is none of read, idempotent, write")
@@ -270,4 +279,42 @@ def _checked_options(options: ToolKeywords, name: str, parameters: JsonObject) -
             raise ToolDefinitionError(
                 f"tool {name!r}: conflict_key {key!r} must be a format string over {', '.join(properties)}"
             ) from error
-    return ToolOptions(effect=effect, timeout_s=float(timeout_s), conflict_key=key, polls=options.get("polls", False))
+    return ToolOptions(
+        effect=effect,
+        timeout_s=math.inf if external and "timeout_s" not in options else float(timeout_s),
+        conflict_key=key,
+        polls=options.get("polls", False),
+        external=external,
+        **_checked_results(options, name, effect),
+    )
+
+
+class _Results(TypedDict):
+    on_failure: OnFailure
+    cache_ttl_s: float | None
+    max_output_bytes: int | None
+    version: str
+
+
+def _checked_results(options: ToolKeywords, name: str, effect: ToolEffect) -> _Results:
+    """Return what is to become of the results of a tool."""
+    on_failure = options.get("on_failure", "tell_model")
+    if on_failure not in ("tell_model", "retry", "stop"):
+        raise ToolDefinitionError(f"tool {name!r}: on_failure {on_failure!r} is none of tell_model, retry, stop")
+    if on_failure == "retry" and effect == "write":
+        raise ToolDefinitionError(
+            f'tool {name!r}: on_failure="retry" could do a write twice; declare effect="idempotent" if its service '
+            "knows the idempotency key"
+        )
+    if on_failure == "retry" and options.get("external"):
+        raise ToolDefinitionError(f'tool {name!r}: an external tool is never run, so on_failure="retry" has no meaning')
+    ttl_s = options.get("cache_ttl_s")
+    if ttl_s is not None and not (0 < ttl_s < math.inf and effect == "read"):
+        raise ToolDefinitionError(
+            f'tool {name!r}: cache_ttl_s must be a positive number of seconds, of a tool with effect="read"'
+        )
+    most = options.get("max_output_bytes")
+    if most is not None and most < MIN_OUTPUT_BYTES:
+        raise ToolDefinitionError(f"tool {name!r}: max_output_bytes must be at least {MIN_OUTPUT_BYTES}, not {most}")
+    version = options.get("version", "")
+    return _Results(on_failure=on_failure, cache_ttl_s=ttl_s, max_output_bytes=most, version=version)

@@ -7,6 +7,7 @@ nothing again. May import ports, core and errors. Must never run a tool.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
 from string import Formatter
 from typing import NamedTuple
 
@@ -38,12 +39,17 @@ class Toolbox:
 
     Args:
         tools: tools, or plain annotated functions, which become tools with `effect="write"`.
+        retries: how often a call of a tool with `on_failure="retry"` is run again.
+        reader: a tool that models are told of only where there is something to read with it. A tool of the host's with
+            its name takes its place.
 
     Raises:
         ToolDefinitionError: two tools have the same name, or something is no tool.
     """
 
-    def __init__(self, tools: Iterable[Tool | Callable[..., object]] = ()) -> None:
+    def __init__(
+        self, tools: Iterable[Tool | Callable[..., object]] = (), *, retries: int = 0, reader: Tool | None = None
+    ) -> None:
         self._tools: dict[str, Tool] = {}
         for given in tools:
             tool = _as_tool(given)
@@ -51,7 +57,13 @@ class Toolbox:
             if name in self._tools:
                 raise ToolDefinitionError(f"two tools are called {name!r}; rename one: @tool(name=…)")
             self._tools[name] = tool
+        self._retries = retries
+        self.caches = any(tool.options.cache_ttl_s is not None for tool in self._tools.values())
         self.specs: tuple[ToolSpec, ...] = tuple(tool.spec for tool in self._tools.values())
+        self.reading_specs = self.specs
+        if reader is not None and reader.spec.name not in self._tools:
+            self._tools[reader.spec.name] = reader
+            self.reading_specs = (*self.specs, reader.spec)
         self._polls = frozenset(name for name, tool in self._tools.items() if tool.options.polls)
 
     def __getitem__(self, name: str) -> Tool:
@@ -134,7 +146,7 @@ class Toolbox:
                 return _refused(call, f"invalid arguments for {call.name}: {complaint}", malformed=True)
             check_json(call.arguments)
             if tool is None:
-                known = ", ".join(self._tools) or "none"
+                known = ", ".join(spec.name for spec in self.specs) or "none"
                 return _refused(call, f"unknown tool {call.name[:200]!r}; available: {known}")
             tool.bind(call.arguments)
             options = tool.options
@@ -146,7 +158,15 @@ class Toolbox:
             return _refused(call, f"invalid arguments for {call.name}: {describe(error)}", malformed=True)
         # The options of our own tools were checked when they were made; a foreign tool's are checked here.
         plan_of = PlannedCall.trusted if isinstance(tool, FunctionTool) else PlannedCall
-        plan = plan_of(call_id=call.id, effect=options.effect, timeout_s=options.timeout_s, conflict_key=key)
+        plan = plan_of(
+            call_id=call.id,
+            effect=options.effect,
+            timeout_s=None if options.timeout_s == inf else options.timeout_s,
+            conflict_key=key,
+            retries=self._retries if options.on_failure == "retry" and options.effect != "write" else 0,
+            stops=options.on_failure == "stop",
+            external=options.external,
+        )
         if policy is None:
             return plan
         decision = policy.decide(call, options)

@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import anyio
 from pydantic import Field
 
 from ..errors import EngineError, UsageError
 from ..log import logger
-from ..ports import Tool, ToolContext
+from ..ports import Blobs, Tool, ToolContext
 from .function import tool
-
-MIN_OUTPUT_BYTES = 1024
-"""The least limit that leaves room for a preview."""
 
 _HEAD_SHARE = 0.7
 _MARGIN = 6
@@ -47,29 +44,11 @@ _KINDS: dict[type[object], str] = {
 }
 
 
-class Blobs(Protocol):
-    """A store of large values, each named by the SHA-256 of its bytes."""
+class Spilled(NamedTuple):
+    """What the model gets of a text that was too long, and what the whole is kept under, None where it is not kept."""
 
-    async def put(self, data: bytes) -> str:
-        """Store a value durably and return its name.
-
-        Raises:
-            JournalUnavailable: it could not be stored.
-        """
-        ...
-
-    async def get(self, name: str) -> bytes:
-        """Return a value.
-
-        Raises:
-            UsageError: this is no name of a value.
-            JournalUnavailable, JournalCorrupt: it is not there, or damaged.
-        """
-        ...
-
-    async def read(self, name: str, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes of a value from `offset` on; fewer at its end. Raises as `get` does."""
-        ...
+    text: str
+    handle: str | None
 
 
 def fits(text: str, max_bytes: int) -> bool:
@@ -77,7 +56,7 @@ def fits(text: str, max_bytes: int) -> bool:
     return len(text) * 4 <= max_bytes or (len(text) <= max_bytes and len(_encoded(text)) <= max_bytes)
 
 
-async def spilled(text: str, blobs: Blobs, session: str, max_bytes: int) -> str:
+async def spilled(text: str, blobs: Blobs, session: str, max_bytes: int) -> Spilled:
     """Keep a text that does not fit and return what the model gets instead.
 
     The call that gave the text has ended: a cancellation waits until the text is kept.
@@ -89,7 +68,7 @@ async def spilled(text: str, blobs: Blobs, session: str, max_bytes: int) -> str:
         max_bytes: what the model may get, in bytes of UTF-8; at least `MIN_OUTPUT_BYTES`.
 
     Returns:
-        The preview, at most `max_bytes` long; where the text could not be kept, it says so.
+        A preview, at most `max_bytes` long, and its handle; where the text could not be kept, the preview says so.
     """
     data = _encoded(text)
     handle = None
@@ -98,7 +77,7 @@ async def spilled(text: str, blobs: Blobs, session: str, max_bytes: int) -> str:
             handle = await blobs.put(_header(session, len(data)) + data)
     except Exception:
         logger.exception("a long result could not be kept", session=session, bytes=len(data))
-    return preview(text, data, handle, max_bytes)
+    return Spilled(preview(text, data, handle, max_bytes), handle)
 
 
 def preview(text: str, data: bytes, handle: str | None, max_bytes: int) -> str:

@@ -10,6 +10,7 @@ from engine.core.events import (
     Faulted,
     GrantRevoked,
     KnownEvent,
+    LateResult,
     ModelReplied,
     ProbeResult,
     PromptReceived,
@@ -20,6 +21,7 @@ from engine.core.events import (
     SessionOpened,
     ShutdownRequested,
     ToolFinished,
+    ToolRetried,
     ToolStarted,
     TurnCancelled,
     UserAnswered,
@@ -43,6 +45,11 @@ from engine.testing.strategies import open_calls
 RUN: dict[str, Any] = {"decision": "run"}
 READ: dict[str, Any] = {"decision": "run", "effect": "read"}
 ASK: dict[str, Any] = {"decision": "ask"}
+TRIED: dict[str, Any] = {"decision": "run", "effect": "idempotent", "retries": 1}
+STOPS: dict[str, Any] = {"decision": "run", "stops": True}
+TASK: dict[str, Any] = {"decision": "run", "external": True, "due_at": "2026-01-01T00:01:00.000000Z"}
+READ_TASK: dict[str, Any] = {**TASK, "effect": "read"}
+TASK_ASK: dict[str, Any] = {**TASK, "decision": "ask"}
 REFUSE: dict[str, Any] = {"decision": "refuse", "refusal": "not allowed", "status": ToolStatus.DENIED}
 MALFORMED: dict[str, Any] = {"decision": "refuse", "refusal": "n: not a number", "malformed": True}
 HALT: dict[str, Any] = {"decision": "halt", "refusal": "round in circles", "status": ToolStatus.DENIED}
@@ -152,6 +159,15 @@ SESSIONS: dict[str, list[KnownEvent]] = {
     "waiting, a sibling timed out": [*ASKED, reply(RUN, ASK), ended(1, ToolStatus.TIMED_OUT)],
     "waiting for an outcome": [*ASKED, reply(RUN), started(1), BACK, RecoveryNeedsUser()],
     "waiting for two outcomes": [*IN_DOUBT, RecoveryNeedsUser()],
+    "tools, a second attempt": [*ASKED, reply(TRIED, TRIED), ToolRetried(call_id="c1", content="no answer")],
+    "tools, one stops the turn": [*ASKED, reply(RUN, STOPS), ended(2, ToolStatus.FAILED)],
+    "tools, beside a task": [*ASKED, reply(RUN, TASK)],
+    "tools, beside a task to ask about": [*ASKED, reply(RUN, TASK_ASK)],
+    "waiting for a task": [*ASKED, reply(TASK)],
+    "waiting for a reading task": [*ASKED, reply(READ_TASK)],
+    "waiting for two tasks": [*ASKED, reply(TASK, READ_TASK)],
+    "waiting for leave to hand a task over": [*ASKED, reply(TASK_ASK)],
+    "error, a failure stops the turn": [*ASKED, reply(STOPS), ended(1, ToolStatus.FAILED)],
     "error, to wait": [*ASKED, fault("rate_limit", retryable=True)],
     "error, to tell the model": [*ASKED, reply(RUN), ended(1, ToolStatus.TIMED_OUT)],
     "error, to ask": IN_DOUBT,
@@ -221,11 +237,18 @@ def _ends(now: Session) -> Iterator[KnownEvent]:
     yield ToolFinished(call_id="nobody")
 
 
+def _retries(now: Session) -> Iterator[KnownEvent]:
+    for call in open_calls(now):
+        yield ToolRetried(call_id=call.call.id, content="no answer")
+    yield ToolRetried(call_id="nobody")
+
+
 def _answers(now: Session) -> Iterator[KnownEvent]:
     for request in now.pending:
         yield UserAnswered(request_id=request.id, approve=True)
         yield UserAnswered(request_id=request.id, approve=False)
         yield UserAnswered(request_id=request.id, approve=False, text="too dear")
+        yield UserAnswered(request_id=request.id, approve=False, overdue=True)
         yield UserAnswered(request_id=request.id, approve=False, result="already paid")
         yield UserAnswered(request_id=request.id, approve=True, grant=GRANT)
         edited = UserAnswered(request_id=request.id, approve=True, arguments={"n": 1}, plan=PlannedCall(call_id="c1"))
@@ -267,6 +290,8 @@ VARIANTS: dict[str, Any] = {
     "model_replied": _replies,
     "tool_started": _starts,
     "tool_finished": _ends,
+    "tool_retried": _retries,
+    "late_result": _plain(LateResult(call_id="c1", key="s:4:0")),
     "user_answered": _answers,
     "grant_revoked": _revocations,
     "faulted": _faults,

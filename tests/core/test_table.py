@@ -20,12 +20,12 @@ from engine.testing.checks import check_session
 
 from .scenarios import SESSIONS, VARIANTS, attempts, session
 
-WORKING = {"session_opened", "grant_revoked", "turn_cancelled", "resumed", "shutdown_requested"}
+WORKING = {"session_opened", "grant_revoked", "late_result", "turn_cancelled", "resumed", "shutdown_requested"}
 LEGAL = {
-    State.IDLE: {"session_opened", "grant_revoked", "prompt_received", "shutdown_requested"},
+    State.IDLE: {"session_opened", "grant_revoked", "late_result", "prompt_received", "shutdown_requested"},
     State.PROCESSING: {"context_prepared", "faulted"} | WORKING,
     State.GENERATING_RESPONSE: {"model_replied", "faulted"} | WORKING,
-    State.EXECUTING_TOOLS: {"tool_started", "tool_finished", "user_answered", "faulted"} | WORKING,
+    State.EXECUTING_TOOLS: {"tool_started", "tool_finished", "tool_retried", "user_answered", "faulted"} | WORKING,
     State.WAITING_FOR_USER: {"user_answered", "faulted"} | WORKING,
     State.ERROR: {"faulted", "recovered", "recovery_needs_user", "recovery_failed"} | WORKING,
     State.SHUTDOWN: {"resumed", "session_opened"},

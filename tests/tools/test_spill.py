@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, strategies as st
 from pydantic import JsonValue
 
+from engine.core.limits import MIN_OUTPUT_BYTES
 from engine.core.values import ToolStatus
 from engine.errors import JournalUnavailable
 from engine.journal.blobs import MemoryBlobs
 from engine.ports import Tool, ToolContext, ToolOutput
 from engine.tools.function import FunctionTool
-from engine.tools.spill import MIN_OUTPUT_BYTES, fits, read_tool, shape, spilled
+from engine.tools.spill import fits, read_tool, shape, spilled
 
 pytestmark = pytest.mark.anyio
 
@@ -62,8 +63,8 @@ def test_demand20_preview_is_bounded_and_cuts_no_character(text: str, limit: int
 
     async def story() -> None:
         blobs = MemoryBlobs()
-        found = await spilled(text, blobs, "s", limit)
-        assert found == await spilled(text, MemoryBlobs(), "s", limit)
+        found = (await spilled(text, blobs, "s", limit)).text
+        assert found == (await spilled(text, MemoryBlobs(), "s", limit)).text
         assert len(encoded(found)) <= limit
         assert len(encoded(found)) > limit - 40
         match = re.search(
@@ -93,7 +94,7 @@ def test_demand20_reading_on_gives_the_whole_text(text: str, length: int, first:
 
     async def story() -> None:
         blobs = MemoryBlobs()
-        handle = handle_in(await spilled(text, blobs, "s", 1100))
+        handle = handle_in((await spilled(text, blobs, "s", 1100)).text)
         offset: int | None = min(first, len(encoded(text)) - 1)
         begin = None
         got = ""
@@ -125,7 +126,7 @@ async def test_f15_another_sessions_result_is_refused() -> None:
     """A handle of another session is refused exactly as one that does not exist."""
     blobs = MemoryBlobs()
     secret = "secret " * 1000
-    handle = handle_in(await spilled(secret, blobs, "hers", 2000))
+    handle = handle_in((await spilled(secret, blobs, "hers", 2000)).text)
     assert "secret" in (await read(blobs, "hers", handle=handle)).content
     refused = await read(blobs, "mine", handle=handle)
     assert refused.status is ToolStatus.FAILED
@@ -138,7 +139,7 @@ async def test_f15_another_sessions_result_is_refused() -> None:
 async def test_f15_similar_session_names_are_others(session: str) -> None:
     """A prefix, an extension or anything like the owner's name is not the owner."""
     blobs = MemoryBlobs()
-    handle = handle_in(await spilled("secret " * 1000, blobs, "hers", 2000))
+    handle = handle_in((await spilled("secret " * 1000, blobs, "hers", 2000)).text)
     assert (await read(blobs, session, handle=handle)).status is ToolStatus.FAILED
 
 
@@ -168,7 +169,7 @@ async def test_ranges_out_of_bounds_do_not_fit(arguments: dict[str, JsonValue]) 
 async def test_offset_beyond_the_end_says_where_the_end_is() -> None:
     """An offset at or after the end is refused with the size."""
     blobs = MemoryBlobs()
-    handle = handle_in(await spilled("x" * 5000, blobs, "s", 2000))
+    handle = handle_in((await spilled("x" * 5000, blobs, "s", 2000)).text)
     output = await read(blobs, handle=handle, offset=5000)
     assert (output.status, "5000 bytes" in output.content) == (ToolStatus.FAILED, True)
     assert (await read(blobs, handle=handle, offset=4999)).content.endswith("its end]\nx")
@@ -182,7 +183,7 @@ async def test_result_that_cannot_be_kept_is_still_shown() -> None:
             raise JournalUnavailable("disk full")
 
     text = "x" * 3000 + "the end"
-    found = await spilled(text, Full(), "s", 2000)
+    found = (await spilled(text, Full(), "s", 2000)).text
     assert "could not be kept" in found
     assert "read_result" not in found
     assert found.endswith("the end")
@@ -192,7 +193,7 @@ async def test_result_that_cannot_be_kept_is_still_shown() -> None:
 async def test_forgotten_result_is_said_to_be_gone() -> None:
     """A result that had to make room is refused in words that name no path and no store."""
     blobs = MemoryBlobs(4000)
-    handle = handle_in(await spilled("x" * 3000, blobs, "s", 2000))
+    handle = handle_in((await spilled("x" * 3000, blobs, "s", 2000)).text)
     await spilled("y" * 3000, blobs, "s", 2000)
     assert "has no result" in (await read(blobs, handle=handle)).content
 
@@ -209,7 +210,7 @@ async def test_cancelled_caller_still_has_the_result_kept() -> None:
 
     with anyio.CancelScope() as scope:
         scope.cancel()
-        found = await spilled("x" * 3000, Slow(), "s", 2000)
+        found = (await spilled("x" * 3000, Slow(), "s", 2000)).text
     assert found is not None
     assert (await read(blobs, handle=handle_in(found))).status is ToolStatus.COMPLETED
 
