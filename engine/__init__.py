@@ -18,6 +18,7 @@ from .core.values import (
 )
 from .errors import EngineError
 from .ports import ModelRequest, ToolContext, ToolOutput
+from .runtime.lanes import LaneLimits
 from .runtime.parts import EngineSettings, TurnResult
 from .tools.function import tool
 
@@ -25,6 +26,7 @@ __all__ = [
     "Engine",
     "EngineError",
     "EngineSettings",
+    "LaneLimits",
     "Limits",
     "Message",
     "ModelReply",

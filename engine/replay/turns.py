@@ -17,7 +17,9 @@ from ..core.values import JsonObject, Outcome, ToolStatus, Usage
 
 
 class CallResult(NamedTuple):
-    """One tool call of a turn and how it ended. `content` is the text that the model got, `duration_s` in seconds."""
+    """One tool call of a turn and how it ended. `content` is the text that the model got, `duration_s` in seconds;
+    `attempts` counts its runs, the failed ones before it included.
+    """
 
     id: str
     name: str
@@ -26,6 +28,7 @@ class CallResult(NamedTuple):
     content: str
     error: str | None
     duration_s: float
+    attempts: int = 1
 
 
 def call_results(turn: Turn) -> tuple[CallResult, ...]:
@@ -35,7 +38,14 @@ def call_results(turn: Turn) -> tuple[CallResult, ...]:
 
 def _call_result(call: CallState) -> CallResult:
     return CallResult(
-        call.call.id, call.call.name, call.call.arguments, call.status, call.content, call.error, call.duration_s
+        call.call.id,
+        call.call.name,
+        call.call.arguments,
+        call.status,
+        call.content,
+        call.error,
+        call.duration_s,
+        call.attempt,
     )
 
 

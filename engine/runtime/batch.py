@@ -9,9 +9,10 @@ anyio, core, ports.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 
@@ -31,6 +32,9 @@ from .ledger import Ledger
 from .parts import Parts
 from .performers import Tooling, conflict_free, run_tool
 from .pipeline import tried_again
+
+if TYPE_CHECKING:
+    from .inlet import Inlet
 
 
 class Ack:
@@ -152,29 +156,17 @@ class Desk(NamedTuple):
     crew: Crew
 
 
-class Outside(Protocol):
-    """The session's way in, as far as a batch has something for it."""
-
-    def watch(self, requests: Iterable[Request]) -> None:
-        """Close each of the requests when its time is over."""
-        ...
-
-    def late(self, call: CallState) -> None:
-        """Record that the thread of a call has ended which had been given up."""
-        ...
-
-
 class BatchRunner:
     """Carries the session from EXECUTING_TOOLS (or a question to an approver) to wherever the batch leads."""
 
-    def __init__(self, parts: Parts, ledger: Ledger, desk: Desk, broadcast: Broadcast, outside: Outside) -> None:
+    def __init__(self, parts: Parts, ledger: Ledger, desk: Desk, broadcast: Broadcast, inlet: Inlet) -> None:
         self._parts = parts
         self._ledger = ledger
         self._mail = desk.mail
         self._places = desk.places
         self._crew = desk.crew
         self._broadcast = broadcast
-        self._outside = outside
+        self._inlet = inlet
         self._held: dict[str, str] = {}
         self._waiting: list[CallState] = []
         self._running: dict[str, CallState] = {}
@@ -208,7 +200,7 @@ class BatchRunner:
             asked = await self._commit_mail()
             if self._ledger.session.state not in (State.EXECUTING_TOOLS, State.WAITING_FOR_USER):
                 return asked
-            self._outside.watch(effect.request for effect in asked if isinstance(effect, AskUser))
+            self._inlet.watch(effect.request for effect in asked if isinstance(effect, AskUser))
             self._accept(asked)
             self._ask(asked)
 
@@ -317,12 +309,13 @@ class BatchRunner:
         given_up = False
 
         def occupy() -> Callable[[], None]:
-            release = self._places.keep(place)
+            # The thread's end is reported from outside every task, where nothing could be started.
+            release, context = self._places.keep(place), copy_context()
 
             def ended() -> None:
                 release()
                 if given_up:
-                    self._outside.late(call)
+                    context.run(self._inlet.late, call)
 
             return ended
 

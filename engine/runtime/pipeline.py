@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple
 
@@ -214,7 +215,8 @@ def furnish(
         ToolDefinitionError: something is no tool, or a name is taken twice.
     """
     blobs = blobs_beside(journal)
-    toolbox = Toolbox(tools, retries=limits.max_tool_retries, reader=read_tool(blobs, limits.max_output_bytes))
+    reader = partial(read_tool, blobs, limits.max_output_bytes)
+    toolbox = Toolbox(tools, retries=limits.max_tool_retries, reader=reader)
     pipeline = Pipeline(
         limits.max_output_bytes,
         blobs,

@@ -22,7 +22,8 @@ class RecordedTool:
 
     def __init__(self, name: str, effect_of: CallState, results: Mapping[_Place, ToolOutput]) -> None:
         self._spec = ToolSpec(name=name, description="recorded")
-        self._options = ToolOptions(effect=effect_of.plan.effect)
+        plan = effect_of.plan
+        self._options = ToolOptions(effect=plan.effect, on_failure="stop" if plan.stops else "tell_model")
         self._results = results
 
     @property

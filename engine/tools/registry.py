@@ -7,6 +7,7 @@ nothing again. May import ports, core and errors. Must never run a tool.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from math import inf
 from string import Formatter
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from ..errors import EncodingError, ToolDefinitionError
 from ..ports import Policy, Tool, ToolOptions, Versioned
 from .encode import check_json, describe, shown
 from .function import FunctionTool
+from .spill import READER
 
 _KEPT_CHARS = 10_000
 
@@ -40,15 +42,19 @@ class Toolbox:
     Args:
         tools: tools, or plain annotated functions, which become tools with `effect="write"`.
         retries: how often a call of a tool with `on_failure="retry"` is run again.
-        reader: a tool that models are told of only where there is something to read with it. A tool of the host's with
-            its name takes its place.
+        reader: makes `read_result`, which models are told of only where there is something to read with it. A tool of
+            the host's with that name takes its place.
 
     Raises:
         ToolDefinitionError: two tools have the same name, or something is no tool.
     """
 
     def __init__(
-        self, tools: Iterable[Tool | Callable[..., object]] = (), *, retries: int = 0, reader: Tool | None = None
+        self,
+        tools: Iterable[Tool | Callable[..., object]] = (),
+        *,
+        retries: int = 0,
+        reader: Callable[[], Tool] | None = None,
     ) -> None:
         self._tools: dict[str, Tool] = {}
         for given in tools:
@@ -60,18 +66,25 @@ class Toolbox:
         self._retries = retries
         self.caches = any(tool.options.cache_ttl_s is not None for tool in self._tools.values())
         self.specs: tuple[ToolSpec, ...] = tuple(tool.spec for tool in self._tools.values())
-        self.reading_specs = self.specs
-        if reader is not None and reader.spec.name not in self._tools:
-            self._tools[reader.spec.name] = reader
-            self.reading_specs = (*self.specs, reader.spec)
+        # Made when it is needed: making a tool takes longer than everything else that an engine is made of.
+        self._reader = None if reader is None or READER in self._tools else cache(reader)
         self._polls = frozenset(name for name, tool in self._tools.items() if tool.options.polls)
 
     def __getitem__(self, name: str) -> Tool:
-        return self._tools[name]
+        tool = self.get(name)
+        if tool is None:
+            raise KeyError(name)
+        return tool
 
     def get(self, name: str) -> Tool | None:
         """Return the tool of that name, if there is one."""
-        return self._tools.get(name)
+        tool = self._tools.get(name)
+        return self._reader() if tool is None and name == READER and self._reader is not None else tool
+
+    @property
+    def reading_specs(self) -> tuple[ToolSpec, ...]:
+        """The tools where there is something to read with `read_result`."""
+        return self.specs if self._reader is None else (*self.specs, self._reader().spec)
 
     def admit(
         self, calls: Sequence[ToolCall], policy: Policy | None, case: Case | None = None
@@ -90,7 +103,7 @@ class Toolbox:
 
     def binding(self, call: ToolCall, policy: Policy | None, here: Here) -> str:
         """Return what an approval of this call is bound to."""
-        tool = self._tools[call.name]
+        tool = self[call.name]
         version = policy.version if isinstance(policy, Versioned) else ""
         return binding(
             Approved(
@@ -106,7 +119,7 @@ class Toolbox:
 
     def objection(self, call: CallState, policy: Policy, case: Case) -> str | None:
         """Return why a call that was let through when it was recorded may not run now; None where it may."""
-        verdict, reason = policy.decide(call.call, self._tools[call.call.name].options)
+        verdict, reason = policy.decide(call.call, self[call.call.name].options)
         plan = call.plan
         if verdict == "deny":
             return f"denied: {reason or 'by policy'}"
@@ -140,7 +153,7 @@ class Toolbox:
             yield plan
 
     def _plan(self, call: ToolCall, policy: Policy | None) -> PlannedCall:
-        tool = self._tools.get(call.name)
+        tool = self.get(call.name)
         try:
             if (complaint := arguments_complaint(call)) is not None:
                 return _refused(call, f"invalid arguments for {call.name}: {complaint}", malformed=True)

@@ -21,6 +21,9 @@ from ..log import logger
 from ..ports import Blobs, Tool, ToolContext
 from .function import tool
 
+READER = "read_result"
+"""Name of the tool that reads what was too long."""
+
 _HEAD_SHARE = 0.7
 _MARGIN = 6
 """Bytes of a surrogate pair, the longest thing that is never cut."""
@@ -110,7 +113,7 @@ def read_tool(blobs: Blobs, max_bytes: int) -> Tool:
     """
     largest = max_bytes - _CAPTION_BYTES
 
-    @tool(effect="read", description="Read on, in bytes, in a result that was too long to be shown whole.")
+    @tool(name=READER, effect="read", description="Read on, in bytes, in a result that was too long to be shown whole.")
     async def read_result(
         context: ToolContext,
         handle: Annotated[str, Field(pattern="^[0-9a-f]{64}$")],
