@@ -500,7 +500,7 @@ async def test_strange_text_is_kept_as_it_is(value: object, kind: str, tmp_path:
     def journal() -> Journal:
         return SqliteJournal(tmp_path / "runs.db") if kind == "sqlite" else JsonlJournal(tmp_path / "runs.jsonl")
 
-    @tool(effect="read")
+    @tool(effect="read", max_output_bytes=2**26)
     async def get() -> object:
         return value
 

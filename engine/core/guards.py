@@ -221,7 +221,7 @@ def finished_in_trouble(cursor: Cursor) -> bool:
 def unhandled_trouble(cursor: Cursor) -> bool:
     """Whether an earlier end in the batch is a fault that no recovery has dealt with."""
     for call in cursor.calls:
-        if not call.handled and trouble_of(call) is not None:
+        if (call.status in TROUBLE or call.plan.stops) and not call.handled and trouble_of(call) is not None:
             return True
     return False
 

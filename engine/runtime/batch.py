@@ -185,8 +185,8 @@ class BatchRunner:
                 return await self._run_alone(self._waiting.pop())
             return await self._host(effects)
         finally:
-            for call_id in list(self._held):
-                self._places.give_back(self._held.pop(call_id))
+            while self._held:
+                self._places.give_back(self._held.popitem()[1])
             if self._scopes:
                 await self._leave()
 

@@ -266,7 +266,8 @@ class Driver:
         """Perform an effect that stands alone; what is not to be performed here leaves the session at rest."""
         if isinstance(effect, CallModel):
             turn = self.session.turn
-            assert turn is not None
+            if self.parts.pipeline.lanes is None or turn is None:
+                return await call_model(self.parts, self.session, self.broadcast.notice)
             async with self.parts.pipeline.place(Lane.GENERATE, turn.priority):
                 return await call_model(self.parts, self.session, self.broadcast.notice)
         if isinstance(effect, PrepareContext):

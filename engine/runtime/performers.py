@@ -35,6 +35,7 @@ from ..tools.function import FunctionTool, really_cancelled
 from .answering import case_of, with_due_times
 from .lanes import Lane
 from .parts import Parts
+from .pipeline import CERTAINLY_FITS_CHARS
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -148,7 +149,9 @@ async def run_tool(tooling: Tooling, session: Session, call: CallState, scope: a
     tool = parts.toolbox.get(call.call.name)
     if tool is not None:
         parts.pipeline.metrics.ended(call.call.name, output.status, duration_s)
-    content, blob = await parts.pipeline.shortened(session.id, tool, output.content)
+    content, blob = output.content, None
+    if len(content) > CERTAINLY_FITS_CHARS:
+        content, blob = await parts.pipeline.shortened(session.id, tool, content)
     return ToolFinished.trusted(
         call_id=call.call.id,
         status=output.status,

@@ -30,7 +30,9 @@ from .bell import new_bell
 from .dead_letters import DeadLetters, dead_letter
 from .lanes import Lane, LaneLimits, Lanes, Pressure, Ticket
 
-_CERTAINLY_FITS_CHARS = MIN_OUTPUT_BYTES // 4
+CERTAINLY_FITS_CHARS = MIN_OUTPUT_BYTES // 4
+"""So many characters fit whatever the limit is."""
+
 _PASSING = frozenset({ToolStatus.FAILED, ToolStatus.TIMED_OUT})
 _FOR_GOOD = frozenset({"unknown_tool", "bad_output", "result_not_encodable"})
 """Kinds of errors that no second attempt mends."""
@@ -134,8 +136,6 @@ class Pipeline:
 
     async def shortened(self, session: str, tool: Tool | None, text: str) -> Spilled:
         """Return what the model gets of a result, and the handle of the whole where that is too long."""
-        if len(text) <= _CERTAINLY_FITS_CHARS:
-            return Spilled(text, None)
         own = None if tool is None else tool.options.max_output_bytes
         most = self.max_output_bytes if own is None else max(own, MIN_OUTPUT_BYTES)
         if fits(text, most):
