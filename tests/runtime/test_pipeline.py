@@ -31,6 +31,7 @@ from engine.core.values import State
 from engine.journal import MemoryJournal, open_journal
 from engine.models import FunctionModel, ScriptedModel
 from engine.replay import fold
+from engine.testing.scheduling import counting_steps
 from tests.runtime.scenes import calls, check_closed, check_sound, history
 
 pytestmark = pytest.mark.anyio
@@ -363,3 +364,44 @@ async def test_a14_model_calls_have_a_lane() -> None:
                 for number in range(4):
                     group.start_soon(ask, f"s{number}")
     assert most == 1
+
+
+async def test_f1_a14_cancelled_at_any_step_no_place_is_lost() -> None:
+    """A turn with two reads, of which one fails and is tried again, and a write, under one place a lane, is cancelled
+    at every step of the event loop: each time the next session gets its places and ends, and the history holds.
+    """
+    step, untouched = 0, False
+    while not untouched:
+        step += 1
+        failures = iter([True])
+
+        @tool(effect="read", on_failure="retry")
+        async def look() -> str:
+            await anyio.lowlevel.checkpoint()
+            if next(failures, False):  # noqa: B023
+                raise ConnectionError("no answer")
+            return "seen"
+
+        @tool
+        async def save() -> str:
+            await anyio.lowlevel.checkpoint()
+            return "saved"
+
+        def think(request: ModelRequest) -> ModelReply:
+            return ModelReply(text="done") if request.round > 1 else calls("look", "save", "look")
+
+        journal = MemoryJournal()
+        parts: dict[str, Any] = {
+            "settings": EngineSettings(lanes=LaneLimits(query=1, execute=1, generate=1)),
+            "limits": Limits(backoff_base_s=0),
+            "journal": journal,
+        }
+        async with Engine(model=FunctionModel(think), tools=[look, save], **parts) as engine:
+            session, other = await engine.open("s"), await engine.open("t")
+            with anyio.CancelScope() as scope, counting_steps(step, scope.cancel) as steps:
+                await session.ask("go")
+            untouched = not steps.acted
+            with anyio.fail_after(30):
+                assert (await other.ask("go")).outcome is Outcome.COMPLETED
+        check_sound(await history(journal))
+    assert step > 10
