@@ -64,6 +64,7 @@ class Engine:
 
     Raises:
         ToolDefinitionError: something is no tool, or a name is taken twice.
+        LimitNotEnforceable: a tool cannot be bounded as the limits demand.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Engine:
     ) -> None:
         self._parts = Parts(
             model=model,
-            toolbox=Toolbox(tools),
+            toolbox=Toolbox(tools, limits),
             journal=MemoryJournal() if journal is None else journal,
             limits=limits or Limits(),
             settings=extras.get("settings") or EngineSettings(),
@@ -205,8 +206,7 @@ class Engine:
         with anyio.move_on_after(grace_s):
             for driver in drivers:
                 await driver.rest()
-        closing = [session.close for session in sessions]
-        closing += [self._parts.journal.aclose, getattr(self._parts.model, "aclose", _nothing_to_close)]
+        closing = [*(session.close for session in sessions), *self._parts.closing()]
         failures: list[Exception] = []
         with anyio.CancelScope(shield=True):
             for close in closing:
@@ -392,10 +392,6 @@ class Session:
         finally:
             self._forget(self.id)
             await self._driver.close()
-
-
-async def _nothing_to_close() -> None:
-    """Stand in for the end of a model that holds nothing."""
 
 
 __all__ = ["Engine", "Extras", "Session", "Who", "read_history"]

@@ -19,6 +19,7 @@ from .core.values import (
     ModelReply,
     Priority,
     Request,
+    ResourceUsage,
     ToolCall,
     ToolEffect,
     ToolSpec,
@@ -125,12 +126,15 @@ class ToolOptions:
 
 
 class ToolOutput(NamedTuple):
-    """How a call ended: a terminal status, the text for the model, and the kind of error where there was one."""
+    """How a call ended: a terminal status, the text for the model, the kind of error where there was one, and what the
+    call used where somebody measured it.
+    """
 
     content: str
     status: ToolStatus = ToolStatus.COMPLETED
     error: str | None = None
     patch: WirePatch | None = None
+    resources: ResourceUsage | None = None
 
 
 @runtime_checkable

@@ -150,7 +150,7 @@ def note_finish(cursor: Cursor) -> None:
     place, call = find_call(cursor, event.call_id)
     ended = CallState(
         call.call, call.plan, call.key, event.status, call.approved, event.content, event.error, event.duration_s,
-        event.patch,
+        event.patch, resources=event.resources,
     )  # fmt: skip
     put_call(cursor, place, ended)
 

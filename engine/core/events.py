@@ -20,6 +20,7 @@ from .values import (
     ModelReply,
     PlannedCall,
     Priority,
+    ResourceUsage,
     SessionSettings,
     ToolCall,
     ToolStatus,
@@ -83,6 +84,7 @@ class ToolFinished(Value):
     error: str | None = None
     duration_s: Annotated[float, Field(ge=0)] = 0.0
     patch: WirePatch | None = None
+    resources: ResourceUsage | None = None
 
 
 class UserAnswered(Ruling):

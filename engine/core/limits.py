@@ -5,12 +5,15 @@ May import `values` only.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
 from .loops import LoopLimits
 from .values import SessionSettings, Value
+
+MemoryStrength: TypeAlias = Literal["advisory", "sampled", "rlimit"]
+"""How strongly memory is bounded: not at all; by looks at the process, late by one look; by the kernel."""
 
 
 class Limits(Value):
@@ -21,7 +24,8 @@ class Limits(Value):
     is; `model_timeout_s` one model call's; a tool has its own. `max_parse_retries` replies with malformed arguments in
     a row go back to the model, one more ends the turn. `history_ring` records and `turns_ring` turns of a session stay
     in memory, `inbox_size` prompts may wait for their turn, `stream_buffer` items may wait for a slow reader before the
-    oldest are dropped.
+    oldest are dropped. `required_memory_strength` is what every tool has to be bounded by: an engine that cannot keep
+    it is refused when it is made.
     """
 
     max_concurrent_tools: Annotated[int, Field(ge=1)] = 4
@@ -38,6 +42,7 @@ class Limits(Value):
     turns_ring: Annotated[int, Field(ge=1)] = 100
     inbox_size: Annotated[int, Field(ge=1)] = 16
     stream_buffer: Annotated[int, Field(ge=2)] = 1024
+    required_memory_strength: MemoryStrength = "advisory"
 
     def settings(self, on_unknown: Literal["ask", "tell_model"]) -> SessionSettings:
         """Return the part that the pure core decides by."""

@@ -24,6 +24,7 @@ from .values import (
     Priority,
     RecoveryPlan,
     Request,
+    ResourceUsage,
     State,
     ToolCall,
     ToolStatus,
@@ -54,6 +55,7 @@ class CallState(NamedTuple):
     duration_s: float = 0.0
     patch: WirePatch | None = None
     handled: bool = False
+    resources: ResourceUsage | None = None
 
     @property
     def started(self) -> bool:

@@ -190,6 +190,20 @@ ToolCalls: TypeAlias = Annotated[Sequence[ToolCall], _AsTuple]
 """Any sequence is taken; a tuple is kept."""
 
 
+class ResourceUsage(Value):
+    """What one call used, as far as anybody measured it; None is not measured.
+
+    `cpu_s` is processor time in seconds, `peak_memory_bytes` the most that a look at the call saw; of a call in a
+    process of its own both are summed over everything that it started.
+    """
+
+    cpu_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    peak_memory_bytes: Annotated[int, Field(ge=0)] | None = None
+    read_bytes: Annotated[int, Field(ge=0)] | None = None
+    written_bytes: Annotated[int, Field(ge=0)] | None = None
+    network_bytes: Annotated[int, Field(ge=0)] | None = None
+
+
 class Message(Value):
     """One item of a conversation, as a model sees it. A tool's result carries the id of its call."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -67,3 +67,11 @@ class Parts:
     def parameters(self) -> Mapping[str, Any]:
         """What goes to the model with every request."""
         return self.settings.parameters
+
+    def closing(self) -> Sequence[Callable[[], Awaitable[None]]]:
+        """Return what lets go of everything that is held, to be called in this order, once no session runs."""
+        return self.toolbox.aclose, self.journal.aclose, getattr(self.model, "aclose", _nothing_to_close)
+
+
+async def _nothing_to_close() -> None:
+    """Stand in for the end of a model that holds nothing."""

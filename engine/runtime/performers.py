@@ -25,11 +25,11 @@ from ..core.events import (
     ToolFinished,
 )
 from ..core.session import CallState, Session
-from ..core.values import Fault, FaultKind, Message, ModelReply, RecoveryPlan, ToolStatus, WirePatch
+from ..core.values import Fault, FaultKind, Message, ModelReply, RecoveryPlan, ResourceUsage, ToolStatus, WirePatch
 from ..errors import ModelError
 from ..log import logger
 from ..models.recorded import RecordedModel
-from ..ports import Emit, ModelRequest, Probing, ToolContext, ToolOutput
+from ..ports import Emit, ModelRequest, Probing, Tool, ToolContext, ToolOutput
 from ..tools.encode import describe
 from ..tools.function import FunctionTool, really_cancelled
 from .answering import case_of
@@ -145,6 +145,7 @@ async def run_tool(tooling: Tooling, session: Session, call: CallState, scope: a
         error=output.error,
         duration_s=(clock.monotonic_ns() - started_ns) / 1e9,
         patch=output.patch,
+        resources=output.resources,
     )
 
 
@@ -157,6 +158,7 @@ def _checked(output: object) -> ToolOutput:
         and output.status.terminal
         and isinstance(output.error, str | None)
         and isinstance(output.patch, WirePatch | None)
+        and isinstance(output.resources, ResourceUsage | None)
     ):
         return output
     text = f"the tool returned {type(output).__name__}, not a ToolOutput with a text and a terminal status"
@@ -181,7 +183,8 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
         run: Callable[[ToolContext], Awaitable[ToolOutput]] = partial(tool.run, bound)
         for middleware in reversed(tooling.parts.middleware):
             run = partial(_wrapped, middleware.around_tool, run)
-        scope.deadline = anyio.current_time() + context.timeout_s
+        # A worker process has its time from when it has the call, and its end comes with a word about what happened.
+        scope.deadline = math.inf if _ends_itself(tool) else anyio.current_time() + context.timeout_s
         with scope:
             output = await run(context)
             # What we wrote ourselves needs no check.
@@ -197,6 +200,10 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
         # A thread cannot be stopped: nobody knows what the write still does.
         return ToolOutput(f"{text}; it may still take effect", ToolStatus.UNKNOWN, "timed_out")
     return ToolOutput(text, ToolStatus.TIMED_OUT, "timed_out")
+
+
+def _ends_itself(tool: Tool) -> bool:
+    return isinstance(tool, FunctionTool) and tool.isolated
 
 
 def tool_context(

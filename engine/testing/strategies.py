@@ -30,6 +30,7 @@ from ..core.values import (
     ModelReply,
     PlannedCall,
     Priority,
+    ResourceUsage,
     SessionSettings,
     ToolCall,
     ToolEffect,
@@ -182,9 +183,11 @@ def _openings() -> st.SearchStrategy[ev.SessionOpened]:
 
 
 def _ends(call_ids: st.SearchStrategy[str]) -> st.SearchStrategy[ev.ToolFinished]:
+    resources = st.builds(ResourceUsage, cpu_s=st.none() | st.floats(0, 1000), written_bytes=st.none() | st.just(1))
     return st.builds(
         ev.ToolFinished, call_id=call_ids, status=st.sampled_from(TERMINAL), content=texts(),
         error=st.none() | texts(8), duration_s=st.floats(0, 1000), patch=st.none() | patches(),
+        resources=st.none() | resources,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..core.arguments import arguments_complaint, json_text
 from ..core.grants import Approved, Grant, Here, admitting, binding, consumed, tool_version
+from ..core.limits import Limits
 from ..core.loops import Finding, LoopLimits, judge
 from ..core.session import CallState
 from ..core.values import PlannedCall, ToolCall, ToolSpec, ToolStatus
@@ -19,6 +20,7 @@ from ..errors import EncodingError, ToolDefinitionError
 from ..ports import Policy, Tool, ToolOptions, Versioned
 from .encode import check_json, describe, shown
 from .function import FunctionTool
+from .isolation import Workers, check_bounded
 
 _KEPT_CHARS = 10_000
 
@@ -38,15 +40,22 @@ class Toolbox:
 
     Args:
         tools: tools, or plain annotated functions, which become tools with `effect="write"`.
+        limits: how many worker processes there are, and how strongly tools have to be bounded.
 
     Raises:
         ToolDefinitionError: two tools have the same name, or something is no tool.
+        LimitNotEnforceable: a tool cannot be bounded as is demanded.
     """
 
-    def __init__(self, tools: Iterable[Tool | Callable[..., object]] = ()) -> None:
+    def __init__(self, tools: Iterable[Tool | Callable[..., object]] = (), limits: Limits | None = None) -> None:
+        limits = limits or Limits()
+        self._workers = Workers(limits)
         self._tools: dict[str, Tool] = {}
         for given in tools:
             tool = _as_tool(given)
+            check_bounded(tool, limits.required_memory_strength)
+            if isinstance(tool, FunctionTool) and tool.isolated:
+                tool = tool.served_by(self._workers.pool)
             name = tool.spec.name
             if name in self._tools:
                 raise ToolDefinitionError(f"two tools are called {name!r}; rename one: @tool(name=…)")
@@ -60,6 +69,10 @@ class Toolbox:
     def get(self, name: str) -> Tool | None:
         """Return the tool of that name, if there is one."""
         return self._tools.get(name)
+
+    async def aclose(self) -> None:
+        """End every process that tools run in, with all it has started. Idempotent."""
+        await self._workers.aclose()
 
     def admit(
         self, calls: Sequence[ToolCall], policy: Policy | None, case: Case | None = None
