@@ -28,7 +28,17 @@ class Workers:
 
     def __init__(self, limits: Limits) -> None:
         self._size = limits.max_concurrent_tools
+        self._demanded: MemoryStrength = limits.required_memory_strength
         self._pool: WorkerPool | None = None
+
+    def serving(self, tool: Tool) -> Tool:
+        """Return a tool as this engine runs it.
+
+        Raises:
+            LimitNotEnforceable: it cannot be run as it is made, or not be bounded as is demanded.
+        """
+        check_bounded(tool, self._demanded)
+        return tool.served_by(self.pool) if isinstance(tool, FunctionTool) and tool.isolated else tool
 
     def pool(self) -> WorkerPool:
         """Return the pool that is open."""

@@ -20,7 +20,7 @@ from ..errors import EncodingError, ToolDefinitionError
 from ..ports import Policy, Tool, ToolOptions, Versioned
 from .encode import check_json, describe, shown
 from .function import FunctionTool
-from .isolation import Workers, check_bounded
+from .isolation import Workers
 
 _KEPT_CHARS = 10_000
 
@@ -48,14 +48,10 @@ class Toolbox:
     """
 
     def __init__(self, tools: Iterable[Tool | Callable[..., object]] = (), limits: Limits | None = None) -> None:
-        limits = limits or Limits()
-        self._workers = Workers(limits)
+        self._workers = Workers(limits or Limits())
         self._tools: dict[str, Tool] = {}
         for given in tools:
-            tool = _as_tool(given)
-            check_bounded(tool, limits.required_memory_strength)
-            if isinstance(tool, FunctionTool) and tool.isolated:
-                tool = tool.served_by(self._workers.pool)
+            tool = self._workers.serving(_as_tool(given))
             name = tool.spec.name
             if name in self._tools:
                 raise ToolDefinitionError(f"two tools are called {name!r}; rename one: @tool(name=…)")

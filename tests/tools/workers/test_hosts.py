@@ -14,8 +14,9 @@ from tests.tools.workers.talking import PATIENCE_S, Watching
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.parametrize("run", range(2))
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_f3_host_that_is_killed_leaves_no_orphans(backend: str) -> None:
+def test_f3_host_that_is_killed_leaves_no_orphans(backend: str, run: int) -> None:
     """Killed with SIGKILL, a host takes everything along: in its own session, forked twice, deaf to SIGTERM."""
     command = [sys.executable, "-m", "tests.tools.workers.host", backend]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as host:

@@ -11,18 +11,18 @@ import pytest
 from engine import ToolContext, ToolStatus
 from engine.core.notices import Notice, ToolProgress
 from engine.errors import EngineClosed, UsageError
+from engine.testing.scheduling import virtual_time
 from engine.tools.workers import Ending, ProcessCallee, WorkerLimits, WorkerOutcome, WorkerPool
 from examples import misbehaving_tools as bad
 from tests.tools.workers import functions
 from tests.tools.workers.talking import CONTEXT, MEASURED, call_of, lives
-
-pytestmark = pytest.mark.anyio
 
 
 def small(size: int = 1, idle: int = 0) -> WorkerPool:
     return WorkerPool(size=size, idle=idle, environment=MEASURED)
 
 
+@pytest.mark.anyio
 async def test_one_worker_serves_call_after_call() -> None:
     """A pool of one runs calls one after the other in one process, also where they are asked for at once."""
     pids: list[str] = []
@@ -38,6 +38,7 @@ async def test_one_worker_serves_call_after_call() -> None:
     assert len(set(pids)) == 1
 
 
+@pytest.mark.anyio
 async def test_spare_workers_are_started_ahead() -> None:
     """With the first call as many workers as agreed are started beside its own, and the pool leaves none behind."""
     before = len(psutil.Process().children())
@@ -49,6 +50,7 @@ async def test_spare_workers_are_started_ahead() -> None:
     assert len(psutil.Process().children()) == before
 
 
+@pytest.mark.anyio
 async def test_nothing_is_started_before_the_first_call() -> None:
     """A pool that nobody uses has no process."""
     before = len(psutil.Process().children())
@@ -56,6 +58,7 @@ async def test_nothing_is_started_before_the_first_call() -> None:
         assert len(psutil.Process().children()) == before
 
 
+@pytest.mark.anyio
 async def test_v16_siblings_of_a_killed_worker_finish() -> None:
     """One tool that eats memory is killed; the one that runs beside it returns its result."""
     outcomes: dict[str, WorkerOutcome] = {}
@@ -72,6 +75,7 @@ async def test_v16_siblings_of_a_killed_worker_finish() -> None:
 
 
 @pytest.mark.parametrize("function", [bad.ignores_sigterm, functions.detaches_and_waits], ids=lambda f: f.__name__)
+@pytest.mark.anyio
 async def test_f3_cancelled_call_kills_what_it_has_started(function: Callable[..., object]) -> None:
     """When a cancellation comes out of `run`, nothing of the call is there any more, and the worker takes another."""
     started: list[int] = []
@@ -91,6 +95,7 @@ async def test_f3_cancelled_call_kills_what_it_has_started(function: Callable[..
         assert (await pool.run(call_of(functions.add, {"a": 1, "b": 1}, limits))).content == "2"
 
 
+@pytest.mark.anyio
 async def test_f3_closed_pool_ends_running_calls() -> None:
     """Closing a pool kills what runs there; the calls end as died, and later ones are refused."""
     reported = anyio.Event()
@@ -116,6 +121,7 @@ async def test_f3_closed_pool_ends_running_calls() -> None:
     await pool.aclose()
 
 
+@pytest.mark.anyio
 async def test_call_whose_supervisor_is_killed_ends_as_died_and_the_next_one_runs() -> None:
     """Whoever kills a supervisor kills its worker with it; the pool starts another."""
     async with small() as pool:
@@ -124,6 +130,25 @@ async def test_call_whose_supervisor_is_killed_ends_as_died_and_the_next_one_run
         assert (await pool.run(call_of(functions.add, {"a": 1, "b": 1}))).content == "2"
 
 
+def test_f3_supervisor_that_does_not_answer_is_killed_when_the_time_of_its_call_is_over() -> None:
+    """Where a supervisor itself hangs, the host's own deadline ends the call, and everything below with it."""
+
+    async def ask() -> None:
+        before = len(psutil.Process().children())
+        async with small() as pool:
+            outcome = await pool.run(call_of(functions.pid))
+            assert (outcome.ending, outcome.error) == (Ending.TIMED_OUT, "timed_out")
+            assert "its supervisor did not answer" in outcome.content
+            assert outcome.output("write").status is ToolStatus.UNKNOWN
+            assert outcome.output("read").resources is None
+            assert len(psutil.Process().children()) == before
+
+    # In virtual time every supervisor is too slow: it has not even begun when the deadline is there.
+    backend, options = virtual_time("asyncio")
+    anyio.run(ask, backend=backend, backend_options=options)
+
+
+@pytest.mark.anyio
 async def test_large_arguments_and_results_pass() -> None:
     """What is larger than a socket takes at once goes in and comes back."""
     text = "x" * 3_000_000
@@ -132,12 +157,14 @@ async def test_large_arguments_and_results_pass() -> None:
 
 
 @pytest.mark.parametrize(("size", "idle", "recycle_after"), [(0, 0, 1), (1, 2, 1), (1, -1, 1), (1, 1, 0)])
+@pytest.mark.anyio
 async def test_pool_that_cannot_be_is_refused(size: int, idle: int, recycle_after: int) -> None:
     """Numbers out of their range are refused when the pool is made."""
     with pytest.raises(UsageError, match="at least one worker"):
         WorkerPool(size, idle, recycle_after)
 
 
+@pytest.mark.anyio
 async def test_callee_runs_a_tool_with_its_context(anyio_backend_name: str) -> None:
     """A function runs as a tool does: arguments of the call, context, progress, the host's kind of loop."""
     seen: list[Notice] = []
@@ -154,6 +181,7 @@ async def test_callee_runs_a_tool_with_its_context(anyio_backend_name: str) -> N
 
 
 @pytest.mark.parametrize(("effect", "status"), [("write", ToolStatus.UNKNOWN), ("read", ToolStatus.TIMED_OUT)])
+@pytest.mark.anyio
 async def test_v22_write_that_was_killed_is_unknown(effect: str, status: ToolStatus) -> None:
     """After a kill nobody knows what a write has done; a read has timed out and that is all."""
     context: ToolContext = CONTEXT._replace(timeout_s=0.2)
