@@ -26,6 +26,7 @@ was attempted, what is legal there, and what to do.
     │   └── StaleWriter             the session was taken over by another writer
     ├── ModelError                  an adapter's failure; the driver turns it into a fault
     │   └── RecordedModelMismatch   a recorded model was asked something else than it recorded
+    ├── PredictorRefused            a file is no predictor that can be used here
     ├── ReplayError                 a history does not hold
     └── ImportRefused               a foreign log cannot be read as a history
 
@@ -234,6 +235,23 @@ class RecordedModelMismatch(ModelError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, retryable=False)
+
+
+class PredictorRefused(EngineError):
+    """Refuse a file that holds no predictor which can be used here. The file was not touched.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(
+            f"{path} is not a predictor that can be used here: {reason}; it was not touched. Move it away to begin "
+            "anew, or use the release and the salt that it was written with"
+        )
 
 
 class ReplayError(EngineError):

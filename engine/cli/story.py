@@ -30,7 +30,7 @@ from ..core.events import (
 )
 from ..core.notices import Notice
 from ..core.record import TransitionRecord
-from ..core.values import State, ToolCall, ToolStatus
+from ..core.values import PlannedCall, State, ToolCall, ToolStatus
 from .terminal import Screen, clip
 
 _WIDE = 110
@@ -51,6 +51,15 @@ def shown_call(call: ToolCall) -> str:
     """Return a call as one would write it."""
     inside = ", ".join(f"{name}={_literal(value)}" for name, value in call.arguments.items())
     return f"{call.name}({call.arguments_text if call.arguments_text and not call.arguments else inside})"
+
+
+def _decided(plan: PlannedCall) -> str:
+    """Return what was decided about a call, where it is not simply run."""
+    if plan.decision == "ask":
+        return ": a person is asked"
+    if plan.decision in ("refuse", "halt"):
+        return f": refused, {plan.refusal}"
+    return "" if plan.note is None else ", with a note to the model"
 
 
 def _literal(value: JsonValue) -> str:
@@ -131,10 +140,11 @@ class Storyteller:
         if not calls:
             return [f"“{event.reply.text or ''}”"]
         self._ends, self._open = [], {call.id for call in calls}
+        shown = [shown_call(call) + _decided(plan) for call, plan in zip(calls, event.plans, strict=True)]
         if len(calls) == 1:
-            return [shown_call(calls[0])]
+            return shown
         marks = ["┬", *"├" * (len(calls) - 2), "└"]
-        return [f"{mark} {shown_call(call)}" for mark, call in zip(marks, calls, strict=True)]
+        return [f"{mark} {call}" for mark, call in zip(marks, shown, strict=True)]
 
     def _finish(self, event: ToolFinished) -> str:
         status = "" if event.status is ToolStatus.COMPLETED else f"{event.status.value}: "

@@ -33,7 +33,7 @@ class SessionOpened(Value):
     """The session was created, or opened with other settings than it was last recorded with."""
 
     kind: Literal["session_opened"] = "session_opened"
-    settings: SessionSettings = Field(default_factory=SessionSettings)
+    settings: SessionSettings = Field(default_factory=SessionSettings.trusted)
     external_id: str | None = None
     user: str | None = None
     workspace: str | None = None

@@ -34,7 +34,7 @@ class Limits(Value):
     max_parse_retries: Annotated[int, Field(ge=0)] = 2
     max_model_retries: Annotated[int, Field(ge=0)] = 3
     max_continuations: Annotated[int, Field(ge=0)] = 3
-    loops: LoopLimits | None = Field(default_factory=LoopLimits)
+    loops: LoopLimits | None = Field(default_factory=LoopLimits.trusted)
     approval_timeout_s: Annotated[float, Field(gt=0)] | None = 30.0
     model_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     backoff_base_s: Annotated[float, Field(ge=0)] = 5.0

@@ -32,8 +32,8 @@ from .values import (
     WirePatch,
 )
 
-NO_USAGE = Usage()
-NOT_OPENED = SessionOpened()
+NO_USAGE = Usage.trusted()
+NOT_OPENED = SessionOpened.trusted()
 NO_MESSAGES = Transcript()
 NO_METADATA: Mapping[str, JsonValue] = {}
 

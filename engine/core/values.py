@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, JsonValue
 
@@ -38,17 +38,6 @@ class Value(BaseModel):
     # Validators are built when a class is first used: most of the time of importing the engine would go into them.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    _defaults: ClassVar[dict[str, object]]
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
-        """Keep what absent fields hold, for `trusted`."""
-        super().__pydantic_init_subclass__(**kwargs)
-        cls._defaults = {
-            name: None if field.is_required() else field.get_default(call_default_factory=True)
-            for name, field in cls.model_fields.items()
-        }
-
     def __eq__(self, other: object) -> bool:
         # A value is its fields. Pydantic's own comparison asks for more than a value has, at three times the price.
         if self.__class__ is not other.__class__:
@@ -60,14 +49,27 @@ class Value(BaseModel):
         """Return a value made of fields that are known to be valid.
 
         For the hot path, where the fields come from values that have been validated: it costs a third of what
-        validating them again does. Everybody else calls the class.
+        validating them again does. And for constants: no validator is built while the engine is imported. Everybody
+        else calls the class.
         """
         value: Self = _new(cls)
-        _set_fields(value, cls._defaults | fields)
+        _set_fields(value, (_DEFAULTS.get(cls) or _defaults(cls)) | fields)
         _set_names(value, _NO_NAMES)
         _set_extra(value, None)
         _set_private(value, None)
         return value
+
+
+_DEFAULTS: dict[type[Value], dict[str, object]] = {}
+"""Class → what its absent fields hold; made when a class is first used."""
+
+
+def _defaults(kind: type[Value]) -> dict[str, object]:
+    _DEFAULTS[kind] = found = {
+        name: None if field.is_required() else field.get_default(call_default_factory=True)
+        for name, field in kind.model_fields.items()
+    }
+    return found
 
 
 _new: Any = object.__new__

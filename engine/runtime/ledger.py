@@ -28,7 +28,7 @@ from .clock import timestamp
 from .parts import Parts
 
 _PAGE = 512
-_CONTEXT_READY = ContextPrepared()
+_CONTEXT_READY = ContextPrepared.trusted()
 
 
 class Ledger:
