@@ -96,7 +96,8 @@ def test_v16_engine_that_cannot_bound_a_tool_as_it_demands_is_refused(given: Any
 )
 def test_v16_engine_whose_tools_are_bounded_as_it_demands_is_made(given: Any, demanded: MemoryStrength) -> None:
     """A tool with the limit that is demanded is taken on a machine that enforces it."""
-    Engine(model=MODEL, tools=[given], limits=Limits(required_memory_strength=demanded))
+    engine = Engine(model=MODEL, tools=[given], limits=Limits(required_memory_strength=demanded))
+    assert engine.limits.required_memory_strength == demanded
 
 
 @pytest.mark.parametrize(
