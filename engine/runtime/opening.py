@@ -16,6 +16,7 @@ from ..errors import EncodingError, UsageError
 from ..journal.canonical import canonical
 from ..tools.encode import complaint
 from .parts import Parts
+from .spending import declared_tokens
 
 
 class Who(TypedDict, total=False):
@@ -56,7 +57,7 @@ def opening_event(session: Session, parts: Parts, who: Who) -> SessionOpened | N
     """
     known = session.opened
     given = {name: value for name, value in who.items() if value is not None}
-    settings = parts.limits.settings(parts.settings.on_unknown)
+    settings = parts.limits.settings(parts.settings.on_unknown, declared_tokens(parts.parameters))
     try:
         # Validated, not copied: what the journal could not be read with later is refused here.
         event = SessionOpened.model_validate({**dict(known), **given, "settings": settings})
