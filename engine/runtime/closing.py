@@ -48,7 +48,7 @@ class Closing:
         self._report: DrainReport | None = None
         self._done = False
         self._busy: anyio.Event | None = None
-        self._patience = anyio.CancelScope()
+        self._patience: anyio.CancelScope | None = None
 
     async def drain(self, deadline_s: float) -> DrainReport:
         """Let every turn reach a safe point, and interrupt those that have not after `deadline_s` seconds."""
@@ -70,36 +70,33 @@ class Closing:
     async def _refuse(self, patience_s: float) -> list[Driver]:
         """Let nothing enter any more, and return what is open when nobody else ends this engine."""
         self.begun = True
-        await self._turn(patience_s)
         # Shielded: a cancelled engine, too, has to know what it must let go of.
         with anyio.CancelScope(shield=True):
             async with self._opening:
                 drivers = list(self._drivers.values())
         for driver in drivers:
             driver.refuse_prompts()
-        return drivers
-
-    async def _turn(self, patience_s: float) -> None:
-        """Wait until nobody else ends this engine, who from now on has no more time than `patience_s`."""
+        # From here on nothing may be awaited before this one begins.
         while self._busy is not None:
-            self._patience.deadline = min(self._patience.deadline, anyio.current_time() + patience_s)
+            if self._patience is not None:
+                self._patience.deadline = min(self._patience.deadline, anyio.current_time() + patience_s)
             await self._busy.wait()
+        return drivers
 
     async def _alone(
         self, patience_s: float, wait: Callable[[], Awaitable[None]], finish: Callable[[], Awaitable[None]]
     ) -> None:
-        self._busy = anyio.Event()
-        self._patience = anyio.CancelScope(deadline=anyio.current_time() + patience_s)
+        busy = self._busy = anyio.Event()
         try:
-            with self._patience:
+            with anyio.CancelScope(deadline=anyio.current_time() + patience_s) as self._patience:
                 await wait()
         finally:
             try:
                 with anyio.CancelScope(shield=True):
                     await finish()
             finally:
-                self._busy.set()
                 self._busy = None
+                busy.set()
 
     async def _interrupt(self, drivers: Sequence[Driver]) -> None:
         late = [driver for driver in drivers if driver.driving is not None]
