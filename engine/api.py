@@ -35,7 +35,7 @@ from .runtime.closing import Closing, DrainReport, let_go
 from .runtime.crew import Crew
 from .runtime.driver import Driver
 from .runtime.ledger import Ledger
-from .runtime.opening import Who, as_prompt, opening_event
+from .runtime.opening import Who, as_prompt, check_siblings, opening_event
 from .runtime.parts import EngineSettings, Parts, TurnResult
 from .runtime.spending import check_names
 from .runtime.stream import TurnStream
@@ -142,7 +142,7 @@ class Engine:
 
         Raises:
             InvalidId: the id does not match.
-            UsageError: what is said about whose session it is cannot be recorded.
+            UsageError: what is said about whose session it is cannot be recorded, or its parent has too many open.
             SessionBusy: another engine or process writes to the session.
             EngineClosed: the engine is not open.
             JournalError: the history cannot be read or does not hold.
@@ -171,6 +171,8 @@ class Engine:
             broadcast = Broadcast(name, self._parts.observers)
             ledger = Ledger(name, self._parts, writer, broadcast)
             await ledger.load()
+            parent = who.get("parent") or ledger.session.opened.parent
+            check_siblings(parent, (driver.session for driver in self._drivers.values()), self._parts)
             driver = Driver(self._parts, ledger, broadcast, self._crew)
             await ledger.commit_opening(opening_event(ledger.session, self._parts, who))
             return driver

@@ -273,7 +273,6 @@ async def test_i13_a_cancelled_engine_lets_go_of_everything() -> None:
 
 async def test_i13_f3_shutdown_leaves_no_task_thread_child_or_descriptor(tmp_path: Path) -> None:
     """Counted before and after twenty sessions, with tools in the loop and in threads, drained in the middle."""
-
     inside = 0
 
     @tool(effect="read")

@@ -105,7 +105,11 @@ async def _run(options: Namespace, screen: Screen, interrupts: Interrupts) -> in
 def _stop(engine: Engine, screen: Screen, interrupts: Interrupts, number: int) -> bool:
     """Stop in order, so that the turn can go on later: at a safe point, or at once for the second signal."""
     if interrupts.received is None:
-        interrupts.start(partial(engine.drain, _DRAIN_S))
+
+        async def drain() -> None:
+            await engine.drain(_DRAIN_S)
+
+        interrupts.start(drain)
         screen.line(screen.paint("stopping at the next safe point; once more stops at once", "yellow"))
     else:
         # A third one cancels.

@@ -23,7 +23,7 @@ class Limits(Value):
     is; `model_timeout_s` one model call's; a tool has its own. `max_parse_retries` replies with malformed arguments in
     a row go back to the model, one more ends the turn. `history_ring` records and `turns_ring` turns of a session stay
     in memory, `inbox_size` prompts may wait for their turn, `stream_buffer` items may wait for a slow reader before the
-    oldest are dropped.
+    oldest are dropped. `max_parallel_tasks` sessions of one parent may be open in an engine.
 
     The budgets of a turn have no limit unless one is given: `max_tool_calls`, `max_tokens` (input and output), and
     `max_cost`, in the unit of `prices` (model → price; "*" for every other model). `on_budget` says what happens when
@@ -41,6 +41,7 @@ class Limits(Value):
     approval_timeout_s: Annotated[float, Field(gt=0)] | None = 30.0
     model_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     backoff_base_s: Annotated[float, Field(ge=0)] = 5.0
+    max_parallel_tasks: Annotated[int, Field(ge=1)] = 8
     history_ring: Annotated[int, Field(ge=1)] = 1000
     turns_ring: Annotated[int, Field(ge=1)] = 100
     inbox_size: Annotated[int, Field(ge=1)] = 16

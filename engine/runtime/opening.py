@@ -5,6 +5,7 @@ May import core, pydantic, ports and its neighbours. Must never do I/O.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypedDict
 
 from pydantic import ValidationError
@@ -42,6 +43,22 @@ def as_prompt(given: str | Prompt) -> Prompt:
     if not isinstance(given, str):
         raise UsageError(f"a prompt is a str or a Prompt, not {type(given).__name__}: ask(Prompt(text=…, calls=[…]))")
     return Prompt(text=given)
+
+
+def check_siblings(parent: str | None, siblings: Iterable[Session], parts: Parts) -> None:
+    """Refuse a session beyond those that its parent may have open at a time.
+
+    Raises:
+        UsageError: there are as many already.
+    """
+    if parent is None:
+        return
+    limit, count = parts.limits.max_parallel_tasks, sum(session.opened.parent == parent for session in siblings)
+    if count >= limit:
+        raise UsageError(
+            f"session {parent!r} already has {count} open child sessions; close one of them first, or raise "
+            "max_parallel_tasks"
+        )
 
 
 def opening_event(session: Session, parts: Parts, who: Who) -> SessionOpened | None:

@@ -108,7 +108,8 @@ async def test_v16_no_tool_calls_at_all() -> None:
 async def test_v16_a_denied_call_gives_its_place_back() -> None:
     """What a person refuses is not booked: the next call has room."""
     model, looking = Eager(2), Looking()
-    policy = Verdicts(**{"1-0": "ask"})
+    verdicts: dict[str, Any] = {"1-0": "ask"}
+    policy = Verdicts(**verdicts)
     async with engine_of(model, looking, Limits(max_tool_calls=1), policy=policy) as engine:
         session = await engine.open("s")
         result = await session.ask("go")
@@ -359,7 +360,8 @@ async def test_a5_v16_a_timeout_from_the_limits_strikes() -> None:
     limits = Limits(tools={"hang": ToolLimits(timeout_s=0.01)})
     for policy in (None, Verdicts(hang="ask")):
         model = FunctionModel(_calls_once("hang"))
-        async with Engine(model=model, tools=[hang], limits=limits, **({"policy": policy} if policy else {})) as engine:
+        extras: dict[str, Any] = {"policy": policy} if policy else {}
+        async with Engine(model=model, tools=[hang], limits=limits, **extras) as engine:
             session = await engine.open("s")
             with anyio.fail_after(30):
                 result = await session.ask("go")
