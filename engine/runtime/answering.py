@@ -86,6 +86,8 @@ def with_plan(parts: Parts, session: Session, event: UserAnswered) -> UserAnswer
 def _call_of(session: Session, request_id: str) -> CallState:
     turn = session.turn
     assert turn is not None
-    assert turn.batch is not None
     request = next(request for request in turn.requests if request.id == request_id)
-    return next(call for call in turn.batch.calls if call.call.id == request.call_id)
+    for call in turn.batch.calls if turn.batch is not None else ():
+        if call.call.id == request.call_id:
+            return call
+    raise InvalidEvent(f"request {request_id!r} is about no call: there are no arguments to change")
