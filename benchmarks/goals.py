@@ -49,6 +49,7 @@ GOALS: tuple[Goal, ...] = (
     Goal("workers.memory_kill.after_crossing", "2 GB under 200 MB: dead after crossing, ms", 300, 100),
     Goal("workers.memory_kill.host_growth", "what the engine grows by meanwhile, MiB", 20, 5),
     Goal("workers.host_kill.orphans_after_1_s", "processes left 1 s after the host was killed", 0, 0),
+    Goal("rate.requests_a_useful", "50 sessions on one refusal, requests a useful one", 1.1, 1.1),
     Goal("import_time.cpu_ratio", "import engine, × its five dependencies", 1.5, 1.4),
 )  # fmt: skip
 

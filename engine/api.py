@@ -29,6 +29,7 @@ from .ports import Approver, Clock, ContextProvider, Journal, Middleware, Model,
 from .replay.reading import read_history
 from .replay.turns import ConversationTurn
 from .runtime.answering import Said
+from .runtime.asking import asking_of
 from .runtime.broadcast import Broadcast
 from .runtime.clock import SystemClock
 from .runtime.closing import Closing, DrainReport, let_go
@@ -104,7 +105,7 @@ class Engine:
         if self._group is not None:
             raise EngineClosed("this engine is already open; make another one for another `async with`")
         self._group = await anyio.create_task_group().__aenter__()
-        self._crew = Crew(self._group)
+        self._crew, self._asking = Crew(self._group), asking_of(self._parts)
         self._closing = self._begin()
         return self
 
@@ -161,7 +162,7 @@ class Engine:
                 await known.close()
             driver = self._drivers[name] = await self._load(name, takeover, who)
             session = self._sessions[name] = Session(driver, self._parts.journal, self._start, self._forget)
-        driver.inlet.watch(driver.session.pending)
+        driver.watch()
         if driver.unfinished:
             group.start_soon(self._go_on, driver)
         return session
@@ -174,9 +175,8 @@ class Engine:
             await ledger.load()
             parent = who.get("parent") or ledger.session.opened.parent
             check_siblings(parent, (driver.session for driver in self._drivers.values()), self._parts)
-            driver = Driver(self._parts, ledger, broadcast, self._crew)
             await ledger.commit_opening(opening_event(ledger.session, self._parts, who))
-            return driver
+            return Driver(self._asking, ledger, broadcast, self._crew)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await writer.release()

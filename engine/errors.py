@@ -13,6 +13,7 @@ was attempted, what is legal there, and what to do.
     │   ├── SessionBusy             another writer owns the session
     │   ├── InboxFull               more prompts wait than the session admits
     │   ├── EngineClosed            the engine is not open
+    │   ├── PlanRefused             a recovery handler decided what cannot be done
     │   ├── ToolDefinitionError     a function cannot be made a tool; a name is taken
     │   ├── LimitNotEnforceable     a limit is demanded that nothing here can enforce
     │   └── MissingExtra            an optional dependency is not installed
@@ -25,6 +26,7 @@ was attempted, what is legal there, and what to do.
     │   ├── NotAJournal             the file belongs to another program
     │   └── StaleWriter             the session was taken over by another writer
     ├── ModelError                  an adapter's failure; the driver turns it into a fault
+    │   ├── GateClosed              the gate before the model opens too late
     │   └── RecordedModelMismatch   a recorded model was asked something else than it recorded
     ├── PredictorRefused            a file is no predictor that can be used here
     ├── ReplayError                 a history does not hold
@@ -130,6 +132,10 @@ class LimitNotEnforceable(UsageError):
     """Refuse an engine whose tools cannot be bounded as it demands, on this machine or as they are made."""
 
 
+class PlanRefused(UsageError):
+    """Say what a recovery handler decided that cannot be done. It is logged; the engine's own plan is carried out."""
+
+
 class MissingExtra(UsageError):
     """Say which optional dependency is missing and how to get it."""
 
@@ -228,6 +234,22 @@ class ModelError(EngineError):
         self.status = status
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class GateClosed(ModelError):
+    """Say that a request was not sent: the gate before its model opens later than the caller can wait.
+
+    Attributes:
+        wait_s: how long it would take, in seconds.
+    """
+
+    def __init__(self, key: str, wait_s: float, *, for_all: bool) -> None:
+        self.wait_s = wait_s
+        super().__init__(
+            f"{key} takes no request of this turn for another {wait_s:.0f} s",
+            kind="gate_closed",
+            retry_after_s=wait_s if for_all else None,
+        )
 
 
 class RecordedModelMismatch(ModelError):

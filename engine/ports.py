@@ -14,10 +14,12 @@ from .core.grants import GrantTerms
 from .core.notices import Notice, ToolProgress
 from .core.record import TransitionRecord
 from .core.values import (
+    Fault,
     JsonObject,
     Message,
     ModelReply,
     Priority,
+    RecoveryPlan,
     Request,
     ResourceUsage,
     ToolCall,
@@ -70,6 +72,16 @@ class Model(Protocol):
         Raises:
             ModelError: there is no reply; the error says whether trying again may help.
         """
+        ...
+
+
+@runtime_checkable
+class Metered(Model, Protocol):
+    """A model whose requests count against a quota at its provider."""
+
+    @property
+    def quota_key(self) -> str | None:
+        """Name of the quota: models that share one give the same. Holds no secret. None: nothing is counted."""
         ...
 
 
@@ -220,6 +232,12 @@ class Approver(Protocol):
     async def answer(self, request: Request, call: ToolCall) -> Answer | None:
         """Return the answer, or None to leave the request pending for `session.answer`."""
         ...
+
+
+RecoveryHandler: TypeAlias = Callable[[Fault, RecoveryPlan], RecoveryPlan | None]
+"""Decides about one kind of fault: gets the fault and the plan that the engine made of it, returns another plan, or
+None to let that one stand. Called in line, so it must be quick; what it decides is recorded, and replay never asks it.
+"""
 
 
 class ContextProvider(Protocol):

@@ -19,6 +19,7 @@ from ..core.events import (
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
+    RecoveryPlanned,
     Resumed,
     SessionOpened,
     ShutdownRequested,
@@ -187,8 +188,8 @@ class Storyteller:
 
 
 _Remarkable = (
-    SessionOpened | ContextPrepared | UserAnswered | GrantRevoked | Faulted | Recovered | RecoveryNeedsUser
-    | RecoveryFailed | TurnCancelled | ShutdownRequested | UnknownEvent
+    SessionOpened | ContextPrepared | UserAnswered | GrantRevoked | Faulted | RecoveryPlanned | Recovered
+    | RecoveryNeedsUser | RecoveryFailed | TurnCancelled | ShutdownRequested | UnknownEvent
 )  # fmt: skip
 
 
@@ -196,6 +197,8 @@ def _remark(event: _Remarkable) -> str:
     match event:
         case Faulted():
             return f"{event.fault.kind}: {event.fault.message}"
+        case RecoveryPlanned():
+            return f"a handler decided: {event.plan.action.replace('_', ' ')}"
         case UserAnswered():
             return f"{'yes' if event.approve else 'no'}{f', {event.text}' if event.text else ''}"
         case GrantRevoked():

@@ -20,6 +20,7 @@ from .values import (
     ModelReply,
     PlannedCall,
     Priority,
+    RecoveryPlan,
     ResourceUsage,
     SessionSettings,
     ToolCall,
@@ -114,6 +115,13 @@ class Faulted(Value):
     fault: Fault
 
 
+class RecoveryPlanned(Value):
+    """A handler of the host decided otherwise about the fault than the engine did, before anything was done."""
+
+    kind: Literal["recovery_planned"] = "recovery_planned"
+    plan: RecoveryPlan
+
+
 class Recovered(Value):
     """The recovery plan was carried out; the interrupted step is done again. `waited_s` is what it really took."""
 
@@ -173,6 +181,7 @@ KnownEvent: TypeAlias = (
     | UserAnswered
     | GrantRevoked
     | Faulted
+    | RecoveryPlanned
     | Recovered
     | RecoveryNeedsUser
     | RecoveryFailed
@@ -189,7 +198,8 @@ EVENT_TYPES: dict[str, type[KnownEvent]] = {
     event.model_fields["kind"].default: event
     for event in (
         SessionOpened, PromptReceived, ContextPrepared, ModelReplied, ToolStarted, ToolFinished, UserAnswered,
-        GrantRevoked, Faulted, Recovered, RecoveryNeedsUser, RecoveryFailed, TurnCancelled, Resumed, ShutdownRequested,
+        GrantRevoked, Faulted, RecoveryPlanned, Recovered, RecoveryNeedsUser, RecoveryFailed, TurnCancelled, Resumed,
+        ShutdownRequested,
     )
 }  # fmt: skip
 """Tag → class: the closed table that decoding uses."""
@@ -207,6 +217,7 @@ class UnknownEvent(Value):
 
 __all__ = [
     "EVENTS", "EVENT_TYPES", "ContextPrepared", "Event", "Faulted", "GrantRevoked", "KnownEvent", "ModelReplied",
-    "ProbeResult", "PromptReceived", "Recovered", "RecoveryFailed", "RecoveryNeedsUser", "Resumed", "SessionOpened",
-    "ShutdownRequested", "ToolFinished", "ToolStarted", "TurnCancelled", "UnknownEvent", "UserAnswered",
+    "ProbeResult", "PromptReceived", "Recovered", "RecoveryFailed", "RecoveryNeedsUser", "RecoveryPlanned", "Resumed",
+    "SessionOpened", "ShutdownRequested", "ToolFinished", "ToolStarted", "TurnCancelled", "UnknownEvent",
+    "UserAnswered",
 ]  # fmt: skip

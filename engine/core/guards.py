@@ -14,7 +14,7 @@ from ..errors import InvalidEvent
 from .budgets import short_of
 from .cursor import Cursor
 from .events import ModelReplied
-from .recovery import TROUBLE
+from .recovery import TROUBLE, objection_to
 from .session import CallState
 from .values import PlannedCall, Request, State, ToolCall, ToolStatus
 
@@ -60,9 +60,15 @@ def _check_prompt(cursor: Cursor) -> None:
 def _check_recovery(cursor: Cursor) -> None:
     plan = cursor.open_turn.plan
     assert plan is not None
-    says = {"resume": "resume", "ask": "ask a person", "give_up": "give up"}[plan.action]
-    if plan.action != {"recovered": "resume", "recovery_needs_user": "ask"}[cursor.event.kind]:
+    says = {"resume": "resume", "ask": "ask a person", "park": "park the turn", "give_up": "give up"}[plan.action]
+    if plan.action not in {"recovered": ("resume",), "recovery_needs_user": ("ask", "park")}[cursor.event.kind]:
         raise InvalidEvent(f"{cursor.event.kind}: the recovery plan says to {says}")
+
+
+def _check_decision(cursor: Cursor) -> None:
+    objection = objection_to(cursor.event.plan, cursor.open_turn, cursor.opened.settings)
+    if objection is not None:
+        raise InvalidEvent(f"recovery_planned: {objection}")
 
 
 CHECKS: dict[str, Callable[[Cursor], None]] = {
@@ -72,6 +78,7 @@ CHECKS: dict[str, Callable[[Cursor], None]] = {
     "grant_revoked": _check_revocation,
     "model_replied": _check_reply,
     "prompt_received": _check_prompt,
+    "recovery_planned": _check_decision,
     "recovered": _check_recovery,
     "recovery_needs_user": _check_recovery,
 }
@@ -217,9 +224,25 @@ def answer_starts_call(cursor: Cursor) -> bool:
     return cursor.event.approve if request.kind == "approval" else not cursor.event.approve
 
 
+def answer_unparks(cursor: Cursor) -> bool:
+    """Whether the answer lets a parked turn go on."""
+    return answered_request(cursor).kind == "parked" and cursor.event.approve
+
+
+def answer_gives_up(cursor: Cursor) -> bool:
+    """Whether the answer ends a parked turn."""
+    return answered_request(cursor).kind == "parked"
+
+
 def other_answers_missing(cursor: Cursor) -> bool:
     """Whether another request than the answered one is pending."""
     return len(cursor.open_turn.requests) > 1
+
+
+def plan_parks(cursor: Cursor) -> bool:
+    """Whether the recovery plan is to wait so long that the session is not to be kept for it."""
+    plan = cursor.open_turn.plan
+    return plan is not None and plan.action == "park"
 
 
 def plan_resumes_generating(cursor: Cursor) -> bool:

@@ -24,10 +24,12 @@ class Limits(Value):
     `max_concurrent_tools` counts running tools of one session, a thread until it really ends. `max_execution_time_s` is
     one turn's, counted anew after each rest: the time until `session.answer` is not in it, an approver's in the engine
     is; `model_timeout_s` one model call's; a tool has its own. `max_parse_retries` replies with malformed arguments in
-    a row go back to the model, one more ends the turn. `history_ring` records and `turns_ring` turns of a session stay
-    in memory, `inbox_size` prompts may wait for their turn, `stream_buffer` items may wait for a slow reader before the
-    oldest are dropped. `required_memory_strength` is what every tool has to be bounded by: an engine that cannot keep
-    it is refused when it is made. `max_parallel_tasks` sessions of one parent may be open in an engine.
+    a row go back to the model, one more ends the turn. `requests_per_minute` bounds what all sessions of an engine send
+    together; a turn that would have to wait for longer than `park_after_s` is put aside until then. `history_ring`
+    records and `turns_ring` turns of a session stay in memory, `inbox_size` prompts may wait for their turn,
+    `stream_buffer` items may wait for a slow reader before the oldest are dropped. `required_memory_strength` is what
+    every tool has to be bounded by: an engine that cannot keep it is refused when it is made. `max_parallel_tasks`
+    sessions of one parent may be open in an engine.
 
     The budgets of a turn have no limit unless one is given: `max_tool_calls`, `max_tokens` (input and output), and
     `max_cost`, in the unit of `prices` (model → price; "*" for every other model). `on_budget` says what happens when
@@ -46,6 +48,8 @@ class Limits(Value):
     model_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     backoff_base_s: Annotated[float, Field(ge=0)] = 5.0
     max_parallel_tasks: Annotated[int, Field(ge=1)] = 8
+    requests_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    park_after_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     history_ring: Annotated[int, Field(ge=1)] = 1000
     turns_ring: Annotated[int, Field(ge=1)] = 100
     inbox_size: Annotated[int, Field(ge=1)] = 16

@@ -22,8 +22,8 @@ from .budgets import extended
 from .cursor import Cursor
 from .effects import CANCEL_WORK, CLOSE, AskUser, Recover, RunTool, effect_id
 from .grants import Here, given, revoked
-from .guards import after_interruption, answered_request
-from .recovery import TROUBLE
+from .guards import after_interruption, answered_request, plan_resumes_generating
+from .recovery import TROUBLE, decided
 from .values import Message, Outcome, RecoveryPlan, Request, State, ToolStatus
 
 CONCLUDE = "The budget of this turn is used up. Answer now with what you have; no tools are left."
@@ -104,10 +104,19 @@ def note_fault(cursor: Cursor) -> None:
     """
     cursor.effects.append(CANCEL_WORK)
     fault = cursor.event.fault
-    if cursor.source is State.GENERATING_RESPONSE and fault.kind not in TROUBLE.values():
+    # What a recovery waits for may move too far away: its plan is replaced by one to park.
+    moved = fault.kind == "gate_closed" and plan_resumes_generating(cursor)
+    if moved or (cursor.source is State.GENERATING_RESPONSE and fault.kind not in TROUBLE.values()):
         plan_recovery(cursor, fault)
     else:
         follow_plan(cursor, fault, RecoveryPlan(action="give_up"))
+
+
+def replan(cursor: Cursor) -> None:
+    """Put the host's plan in the place of the engine's, and ask for it to be carried out."""
+    plan = decided(cursor.event.plan, cursor.open_turn, cursor.opened.settings)
+    cursor.change_turn(plan=plan)
+    cursor.effects.append(Recover(plan=plan))
 
 
 def resume_processing(cursor: Cursor) -> None:
@@ -161,6 +170,26 @@ def refuse_budget(cursor: Cursor) -> None:
     end_turn(cursor, Outcome.FAILED, f"{fault.message}; more was refused{said}")
 
 
+def park(cursor: Cursor) -> None:
+    """Put the turn aside until the time that the plan names. Nobody is asked, but anybody may answer before."""
+    plan, fault = cursor.open_turn.plan, cursor.open_turn.fault
+    assert plan is not None
+    assert fault is not None
+    request = Request(
+        id=f"{effect_id(cursor.id, cursor.seq, 0)}:parked",
+        kind="parked",
+        text=f"{fault.message}; the turn goes on by itself at {plan.not_before}",
+        not_before=plan.not_before,
+    )
+    cursor.change_turn(requests=(request,), plan=None)
+
+
+def resume_parked(cursor: Cursor) -> None:
+    """Ask the model again, in the same round, after the turn was parked."""
+    _take_request(cursor)
+    resume_generating(cursor)
+
+
 def ask_about_outcomes(cursor: Cursor) -> None:
     """Ask about every write whose end nobody saw."""
     requests = tuple(
@@ -181,9 +210,10 @@ def ask_about_outcomes(cursor: Cursor) -> None:
 
 
 def ask_again(cursor: Cursor) -> None:
-    """Put the pending questions again."""
+    """Put the pending questions again. A parked turn asks nobody: it waits for its time."""
     _leave_shutdown(cursor)
-    cursor.effects.extend(AskUser(request=request) for request in cursor.open_turn.requests)
+    questions = (request for request in cursor.open_turn.requests if request.kind != "parked")
+    cursor.effects.extend(AskUser(request=request) for request in questions)
 
 
 def prepare_again(cursor: Cursor) -> None:

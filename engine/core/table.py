@@ -73,6 +73,8 @@ ROWS: tuple[Row, ...] = (
     # A person answers, in any order, while siblings run or while nothing does.
     Row("user_answered", (WAITING,), given.answer_extends_budget, PROCESSING, then.extend_budget),
     Row("user_answered", (WAITING,), given.answer_refuses_budget, IDLE, then.refuse_budget),
+    Row("user_answered", (WAITING,), given.answer_unparks, GENERATING, then.resume_parked),
+    Row("user_answered", (WAITING,), given.answer_gives_up, IDLE, then.give_up),
     Row("user_answered", (TOOLS, WAITING), given.answer_starts_call, TOOLS, then.start_answered_call),
     Row("user_answered", (TOOLS,), None, None, then.close_answered_call),
     Row("user_answered", (WAITING,), given.other_answers_missing, None, then.close_answered_call),
@@ -82,9 +84,11 @@ ROWS: tuple[Row, ...] = (
     Row("grant_revoked", (IDLE, *IN_TURN), None, None, then.drop_grant),
     # Something failed that is nobody's result.
     Row("faulted", IN_TURN, None, ERROR, then.note_fault),
+    Row("recovery_planned", (ERROR,), None, None, then.replan),
     Row("recovered", (ERROR,), given.plan_resumes_generating, GENERATING, then.resume_generating),
     Row("recovered", (ERROR,), None, PROCESSING, then.resume_processing),
     Row("recovery_needs_user", (ERROR,), given.plan_extends_budget, WAITING, then.ask_for_more),
+    Row("recovery_needs_user", (ERROR,), given.plan_parks, WAITING, then.park),
     Row("recovery_needs_user", (ERROR,), None, WAITING, then.ask_about_outcomes),
     Row("recovery_failed", (ERROR,), None, IDLE, then.give_up),
     Row("turn_cancelled", IN_TURN, None, IDLE, then.cancel_turn),

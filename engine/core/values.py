@@ -264,15 +264,17 @@ class PlannedCall(Value):
     budget: BudgetKind | None = None
 
 
-RequestKind: TypeAlias = Literal["approval", "outcome", "budget"]
-"""May this call run? · A write was started and its end was never seen: did it happen? · May the turn use more?"""
+RequestKind: TypeAlias = Literal["approval", "outcome", "budget", "parked"]
+"""May this call run? · A write was started and its end was never seen: did it happen? · May the turn use more? · Go on
+before the time has come, or give up? A parked turn goes on by itself when it has.
+"""
 
 
 class Request(Value):
-    """Something a session waits for a person to answer.
+    """Something a session waits for a person to answer, or for time to pass.
 
-    `id` is unique within the session and stays the same after a restart. From `expires_at` on the answer is no. Only a
-    question about a budget is about no call.
+    `id` is unique within the session and stays the same after a restart. From `expires_at` on the answer is no; from
+    `not_before` on a parked turn goes on by itself. `call_id` is empty where the request is about no call.
     """
 
     id: str
@@ -281,16 +283,23 @@ class Request(Value):
     text: str
     binding: str | None = None
     expires_at: str | None = None
+    not_before: str | None = None
 
 
 FaultKind: TypeAlias = Literal[
     "tool_timeout", "memory_limit", "rate_limit", "model_failure", "bad_reply", "empty_reply", "malformed_arguments",
-    "round_limit", "execution_limit", "loop", "budget", "unknown_outcome", "host_failure",
+    "round_limit", "execution_limit", "loop", "budget", "unknown_outcome", "host_failure", "gate_closed",
 ]  # fmt: skip
 
 
 class Fault(Value):
-    """An expected failure, as data. `budget` says which one is used up."""
+    """An expected failure, as data.
+
+    `retry_after_s` is how long nothing must be sent. `jitter` is the share of the back-off that was drawn for on top of
+    it, None where a gate has drawn it already; `not_before` is the time of day, ISO 8601 in UTC, at which the gate lets
+    the session through. One that has `not_before` and no `retry_after_s` only stands far back in its queue. `budget`
+    says which one is used up.
+    """
 
     kind: FaultKind
     message: str
@@ -298,22 +307,27 @@ class Fault(Value):
     status: int | None = None
     retry_after_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     budget: BudgetKind | None = None
+    jitter: Annotated[float, Field(ge=0, le=1)] | None = None
+    not_before: str | None = None
 
 
 class RecoveryPlan(Value):
-    """What is done about a fault: wait, then resume at a state, ask a person, or give the turn up.
+    """What is done about a fault: wait, then resume at a state; put the turn aside; ask a person; or give it up.
 
-    `adjustment` says what changes before the turn goes on: a budget is extended by a person, or the model wraps up with
-    one last reply without tools. `attempt` counts the faults in a row, from 1; `attempts_left` says how many more
-    retries remain after it.
+    `attempt` counts the faults in a row, from 1; `attempts_left` says how many more retries remain after it.
+    `not_before` is the time of day, ISO 8601 in UTC, at which a turn that was put aside goes on. `by_host` marks what a
+    handler of the host decided instead of the engine. `adjustment` says what changes before the turn goes on: a budget
+    is extended by a person, or the model wraps up with one last reply without tools.
     """
 
-    action: Literal["resume", "ask", "give_up"]
+    action: Literal["resume", "ask", "park", "give_up"]
     resume: State | None = None
     adjustment: Literal["extend", "wrap_up"] | None = None
-    delay_s: Annotated[float, Field(ge=0)] = 0.0
+    delay_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    not_before: str | None = None
     attempt: Annotated[int, Field(ge=1)] = 1
     attempts_left: Annotated[int, Field(ge=0)] = 0
+    by_host: bool = False
 
 
 OnBudget: TypeAlias = Literal["fail", "ask", "wrap_up"]

@@ -93,5 +93,7 @@ def with_plan(parts: Parts, session: Session, event: UserAnswered) -> UserAnswer
 def _call_of(session: Session, request: Request) -> CallState:
     turn = session.turn
     assert turn is not None
-    assert turn.batch is not None
-    return next(call for call in turn.batch.calls if call.call.id == request.call_id)
+    for call in turn.batch.calls if turn.batch is not None else ():
+        if call.call.id == request.call_id:
+            return call
+    raise InvalidEvent(f"request {request.id!r} is about no call: there are no arguments to change")

@@ -30,13 +30,14 @@ from ..core.values import Fault, Message, Outcome, Prompt, State, ToolStatus
 from ..errors import EngineClosed, InboxFull, InvalidEvent, JournalError, SessionBusy
 from ..log import logger
 from ..replay.turns import call_results
+from .asking import Alarm, Asking, call_model, recover, remember
 from .batch import BatchRunner, Desk, Mailbox, Places
 from .broadcast import Broadcast
 from .crew import Crew
 from .inlet import Inlet
 from .ledger import Ledger
-from .parts import Parts, TurnResult
-from .performers import call_model, prepare_context, probe_started, recover
+from .parts import TurnResult
+from .performers import prepare_context, probe_started
 from .spending import admit
 
 _READY = (State.IDLE, State.WAITING_FOR_USER)
@@ -58,14 +59,15 @@ class Driver:
     """Drives one session.
 
     Args:
-        parts: what the engine is made of.
+        asking: what the engine is made of, and the gate before its model.
         ledger: the session and its journal, loaded.
         broadcast: where records and notices go.
-        crew: runs tools that run side by side.
+        crew: runs tools that run side by side, and the alarm of a parked turn.
     """
 
-    def __init__(self, parts: Parts, ledger: Ledger, broadcast: Broadcast, crew: Crew) -> None:
-        self.parts = parts
+    def __init__(self, asking: Asking, ledger: Ledger, broadcast: Broadcast, crew: Crew) -> None:
+        self._asking = asking
+        self.parts = parts = asking.parts
         self.ledger = ledger
         self.broadcast = broadcast
         self._mail = Mailbox()
@@ -78,8 +80,10 @@ class Driver:
         self._drain: ShutdownRequested | None = None
         self.inlet = Inlet(self, self._desk)
         # Who approves in this engine has not seen the questions that an earlier one left open.
-        self._owes_questions = parts.approver is not None and bool(ledger.session.pending)
+        asked = [request for request in ledger.session.pending if request.not_before is None]
+        self._owes_questions = parts.approver is not None and bool(asked)
         self._system = _last_system(ledger.session)
+        self._alarm = Alarm(parts.clock, crew, self.inlet.answer)
         self._closed = False
         self._turn_ns = parts.clock.monotonic_ns()
 
@@ -174,7 +178,14 @@ class Driver:
     async def close(self) -> None:
         """Refuse further work and give the session's journal up. The turn must have been stopped before."""
         self._closed = True
+        self._alarm.stop()
         await self.ledger.release()
+
+    def watch(self) -> None:
+        """Mind the times of what an earlier engine left open, and those that it was told for the gate."""
+        self.inlet.watch(self.session.pending)
+        remember(self._asking, self.session)
+        self._alarm.set(self.session.pending)
 
     def refuse_prompts(self) -> None:
         """Let the prompts that still wait for their turn fail with `EngineClosed`."""
@@ -213,6 +224,7 @@ class Driver:
             if entry is not None:
                 self._let_in(entry)
                 await self._to_rest(entry.events)
+            self._alarm.set(self.session.pending)
             return self.result()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
@@ -275,11 +287,11 @@ class Driver:
     async def _perform(self, effect: KnownEffect) -> KnownEvent | None:
         """Perform an effect that stands alone; what is not to be performed here leaves the session at rest."""
         if isinstance(effect, CallModel):
-            return await call_model(self.parts, self.session, self.broadcast.notice)
+            return await call_model(self._asking, self.session, self.broadcast.notice)
         if isinstance(effect, PrepareContext):
             return await prepare_context(self.parts, self.session)
         if isinstance(effect, Recover):
-            return await recover(self.parts, effect.plan)
+            return await recover(self._asking, self.session, effect.plan)
         return None
 
     # --- what enters --------------------------------------------------------------------------------------------------

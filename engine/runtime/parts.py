@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from inspect import iscoroutinefunction
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ..core.limits import Limits
 from ..core.session import NO_USAGE
-from ..core.values import JsonObject, Outcome, Request, Usage, Value
-from ..ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy
+from ..core.values import FaultKind, JsonObject, Outcome, Request, Usage, Value
+from ..ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy, RecoveryHandler
 from ..replay.turns import CallResult
 from ..tools.registry import Toolbox
+
+
+def _plain(handler: RecoveryHandler) -> RecoveryHandler:
+    if iscoroutinefunction(handler):
+        raise ValueError("a recovery handler is a plain function: its decision is taken in line, and recorded")
+    return handler
 
 
 class EngineSettings(Value):
@@ -21,13 +28,17 @@ class EngineSettings(Value):
 
     `system` is put before the first prompt of a session, and again when it has changed; `parameters` go to the model as
     they are; `on_unknown` says who decides about a write whose end was not seen; `exit_grace_s` is how long, in
-    seconds, leaving `async with` waits for running turns before it interrupts them.
+    seconds, leaving `async with` waits for running turns before it interrupts them. `recovery` holds a handler for each
+    kind of fault that the host wants to decide about.
     """
 
     system: str | None = None
     parameters: JsonObject = Field(default_factory=dict)
     on_unknown: Literal["ask", "tell_model"] = "ask"
     exit_grace_s: float = Field(default=5.0, ge=0)
+    recovery: Mapping[FaultKind, Annotated[RecoveryHandler, AfterValidator(_plain)]] = Field(
+        default_factory=dict[FaultKind, RecoveryHandler], repr=False
+    )
 
 
 class TurnResult(NamedTuple):

@@ -1,4 +1,4 @@
-"""One coroutine an effect: prepare the context, ask the model, run a tool, wait out a recovery.
+"""One coroutine an effect: prepare the context, run a tool, ask a probe. Asking the model is in `asking`.
 
 A performer turns whatever happens into the next event; it never touches a session and never raises but for
 cancellation. May import anyio, ports, tools, models, core.
@@ -17,29 +17,20 @@ from ..core.events import (
     ContextPrepared,
     Faulted,
     KnownEvent,
-    ModelReplied,
     ProbeResult,
-    Recovered,
-    RecoveryFailed,
-    RecoveryNeedsUser,
     ToolFinished,
 )
 from ..core.session import CallState, Session
-from ..core.values import Fault, FaultKind, Message, ModelReply, RecoveryPlan, ResourceUsage, ToolStatus, WirePatch
-from ..errors import ModelError
+from ..core.values import Fault, FaultKind, Message, ResourceUsage, ToolStatus, WirePatch
 from ..log import logger
-from ..models.recorded import RecordedModel
-from ..ports import Emit, ModelRequest, Probing, Tool, ToolContext, ToolOutput
+from ..ports import Emit, Probing, Tool, ToolContext, ToolOutput
 from ..tools.encode import describe
 from ..tools.function import FunctionTool, really_cancelled
-from .answering import case_of, expiry
+from .answering import case_of
 from .parts import Parts
-from .spending import admit, cost_of
 
 Q = TypeVar("Q")
 A = TypeVar("A")
-
-_KINDS: dict[str, FaultKind] = {"rate_limit": "rate_limit", "model_failure": "model_failure"}
 
 
 async def prepare_context(parts: Parts, session: Session) -> KnownEvent:
@@ -58,72 +49,10 @@ async def prepare_context(parts: Parts, session: Session) -> KnownEvent:
         return _fault("host_failure", f"a context provider failed: {describe(error)}")
 
 
-async def call_model(parts: Parts, session: Session, emit: Emit) -> KnownEvent:
-    """Ask the model; a reply comes back with the decision about each of its calls, anything else as a fault."""
-    turn = session.turn
-    assert turn is not None
-    specs = () if turn.concluding else parts.toolbox.specs
-    request = ModelRequest(session.transcript, specs, parts.parameters, session.id, turn.number, turn.round)
-    ask: Callable[[ModelRequest], Awaitable[ModelReply]] = partial(_generate, parts, emit)
-    for middleware in reversed(parts.middleware):
-        ask = partial(_wrapped, middleware.around_model, ask)
-    timeout_s = parts.limits.model_timeout_s
-    try:
-        with anyio.move_on_after(timeout_s):
-            return _judge(parts, session, await ask(request))
-        return _fault("model_failure", f"the model did not answer within {timeout_s:g} s", retryable=True)
-    except ModelError as error:
-        return Faulted(
-            fault=Fault(
-                kind=_KINDS.get(error.kind, "model_failure"),
-                message=str(error),
-                retryable=error.retryable,
-                status=error.status,
-                retry_after_s=_sensible(error.retry_after_s),
-            )
-        )
-    except GeneratorExit:
-        raise
-    except BaseException as error:
-        if isinstance(error, anyio.get_cancelled_exc_class()) and really_cancelled():
-            raise
-        return _fault("model_failure", f"the model failed: {describe(error)}")
-
-
-def _sensible(delay_s: float | None) -> float | None:
-    """Return a wait that a provider wished for, if it is one: a number of seconds, not negative."""
-    return delay_s if delay_s is not None and 0 <= delay_s < math.inf else None
-
-
-async def _generate(parts: Parts, emit: Emit, request: ModelRequest) -> ModelReply:
-    return await parts.model.generate(request, emit)
-
-
 async def _wrapped(
     around: Callable[[Q, Callable[[Q], Awaitable[A]]], Awaitable[A]], inner: Callable[[Q], Awaitable[A]], given: Q
 ) -> A:
     return await around(given, inner)
-
-
-def _judge(parts: Parts, session: Session, reply: object) -> KnownEvent:
-    """Return the reply with its plans, or the fault that it is."""
-    if not isinstance(reply, ModelReply):
-        return _fault("bad_reply", f"the model returned {type(reply).__name__}, not a ModelReply")
-    ids = [call.id for call in reply.tool_calls]
-    if len(set(ids)) != len(ids):
-        return _fault("bad_reply", f"the reply uses a call id twice: {', '.join(ids)}", retryable=True)
-    if not ids and not reply.text and not isinstance(parts.model, RecordedModel):
-        return _fault("empty_reply", f"the reply has neither text nor calls (finish: {reply.finish})", retryable=True)
-    cost_pico = cost_of(parts, reply) if parts.limits.counts_output else None
-    if not ids:
-        return ModelReplied.trusted(reply=reply, cost_pico=cost_pico)
-    try:
-        calls, plans = admit(parts, session, reply.tool_calls)
-    except Exception as error:
-        return _fault("host_failure", f"the policy failed: {describe(error)}")
-    if calls is not reply.tool_calls:
-        reply = reply.model_copy(update={"tool_calls": calls})
-    return ModelReplied.trusted(reply=reply, plans=plans, cost_pico=cost_pico)
 
 
 class Tooling(NamedTuple):
@@ -251,19 +180,6 @@ async def probe_started(parts: Parts, session: Session, emit: Emit) -> tuple[Pro
         content = "" if output is None else output.content
         results.append(ProbeResult(call_id=call.call.id, happened=output is not None, content=content))
     return tuple(results)
-
-
-async def recover(parts: Parts, plan: RecoveryPlan) -> KnownEvent:
-    """Carry out a recovery plan: wait as long as it says, or say that it takes a person, or give up."""
-    if plan.action == "ask":
-        # No answer about a write in doubt would be one that nobody gave: only a budget is refused by the clock.
-        return RecoveryNeedsUser(expires_at=expiry(parts) if plan.adjustment == "extend" else None)
-    if plan.action == "give_up":
-        return RecoveryFailed()
-    started_ns = parts.clock.monotonic_ns()
-    if plan.delay_s:
-        await anyio.sleep(plan.delay_s)
-    return Recovered(waited_s=(parts.clock.monotonic_ns() - started_ns) / 1e9)
 
 
 def _fault(kind: FaultKind, message: str, *, retryable: bool = False) -> Faulted:

@@ -85,6 +85,10 @@ def _check_requests(turn: Turn) -> None:
         if request.kind == "budget":
             assert not calls, f"request {request.id} is about a budget while calls are open"
             continue
+        if request.kind == "parked":
+            assert request.not_before is not None, "a parked turn without a time at which it goes on"
+            assert not calls, f"parked with open calls {sorted(calls)}"
+            continue
         call = calls.get(request.call_id)
         assert call is not None, f"request {request.id} is about {request.call_id!r}, which is not open"
         wanted = call.asks if request.kind == "approval" else call.status is ToolStatus.UNKNOWN

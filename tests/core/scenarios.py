@@ -16,6 +16,7 @@ from engine.core.events import (
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
+    RecoveryPlanned,
     Resumed,
     SessionOpened,
     ShutdownRequested,
@@ -32,7 +33,9 @@ from engine.core.values import (
     Message,
     ModelReply,
     PlannedCall,
+    RecoveryPlan,
     SessionSettings,
+    State,
     ToolCall,
     ToolStatus,
     Usage,
@@ -97,6 +100,10 @@ def fault(kind: FaultKind, retryable: bool = False, retry_after_s: float | None 
     return Faulted(fault=Fault(kind=kind, message=text, retryable=retryable, retry_after_s=retry_after_s))
 
 
+LATER = "2027-01-15T08:00:00.000000Z"
+GATE_CLOSED = Faulted(fault=Fault(kind="gate_closed", message="closed", retry_after_s=3600, not_before=LATER))
+
+
 def probed(number: int, happened: bool) -> ProbeResult:
     return ProbeResult(call_id=f"c{number}", happened=happened, content="found it" if happened else "")
 
@@ -157,6 +164,11 @@ SESSIONS: dict[str, list[KnownEvent]] = {
     "waiting, a sibling timed out": [*ASKED, reply(RUN, ASK), ended(1, ToolStatus.TIMED_OUT)],
     "waiting for an outcome": [*ASKED, reply(RUN), started(1), BACK, RecoveryNeedsUser()],
     "waiting for two outcomes": [*IN_DOUBT, RecoveryNeedsUser()],
+    "waiting, parked": [*ASKED, GATE_CLOSED, RecoveryNeedsUser()],
+    "error, to park": [*ASKED, GATE_CLOSED],
+    "error, decided by the host": [
+        *ASKED, fault("model_failure", retryable=True), RecoveryPlanned(plan=RecoveryPlan(action="give_up")),
+    ],
     "error, to wait": [*ASKED, fault("rate_limit", retryable=True)],
     "error, to tell the model": [*ASKED, reply(RUN), ended(1, ToolStatus.TIMED_OUT)],
     "error, to ask": IN_DOUBT,
@@ -256,6 +268,16 @@ def _faults(_: Session) -> Iterator[KnownEvent]:
     for kind in get_args(FaultKind):
         yield fault(kind)
         yield fault(kind, retryable=True)
+    yield GATE_CLOSED
+
+
+def _decisions(_: Session) -> Iterator[KnownEvent]:
+    yield RecoveryPlanned(plan=RecoveryPlan(action="give_up"))
+    yield RecoveryPlanned(plan=RecoveryPlan(action="ask"))
+    for state in (State.PROCESSING, State.GENERATING_RESPONSE):
+        yield RecoveryPlanned(plan=RecoveryPlan(action="resume", resume=state))
+        yield RecoveryPlanned(plan=RecoveryPlan(action="park", resume=state, not_before=LATER))
+    yield RecoveryPlanned(plan=RecoveryPlan(action="park", resume=State.GENERATING_RESPONSE))
 
 
 def _resumptions(now: Session) -> Iterator[KnownEvent]:
@@ -282,6 +304,7 @@ VARIANTS: dict[str, Any] = {
     "user_answered": _answers,
     "grant_revoked": _revocations,
     "faulted": _faults,
+    "recovery_planned": _decisions,
     "recovered": _plain(Recovered()),
     "recovery_needs_user": _plain(RecoveryNeedsUser()),
     "recovery_failed": _plain(RecoveryFailed()),

@@ -29,7 +29,7 @@ def plan(kind: FaultKind, *earlier: str, retry_after_s: float | None = None, **s
 
 def test_every_kind_of_fault_has_its_case_here() -> None:
     """No kind is without a test below."""
-    assert {*MODEL, *TOLD, *FINAL, "unknown_outcome"} == set(get_args(FaultKind))
+    assert {*MODEL, *TOLD, *FINAL, "unknown_outcome", "gate_closed"} == set(get_args(FaultKind))
 
 
 @pytest.mark.parametrize("kind", TOLD)

@@ -27,6 +27,7 @@ from engine.core.events import (
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
+    RecoveryPlanned,
     Resumed,
     SessionOpened,
     ShutdownRequested,
@@ -37,7 +38,7 @@ from engine.core.events import (
 )
 from engine.core.notices import Gap, ReasoningDelta, TextDelta, ToolInputDelta, ToolProgress, ToolRunning
 from engine.core.redaction import MIN_SECRET_CHARS, NoticeRedactor, RedactingStream, Redactor
-from engine.core.values import Fault, JsonObject, Message, ModelReply, PlannedCall, ToolCall, WirePatch
+from engine.core.values import Fault, JsonObject, Message, ModelReply, PlannedCall, RecoveryPlan, ToolCall, WirePatch
 from engine.errors import UsageError
 from engine.journal.canonical import canonical
 from engine.testing.strategies import events
@@ -84,6 +85,7 @@ def planted(secret: str) -> list[KnownEvent]:
         ToolFinished(call_id="c1", content=text, error=f"KeyError: {secret!r}", patch=patch),
         UserAnswered(request_id="r1", approve=True, text=text, by=secret),
         Faulted(fault=Fault(kind="model_failure", message=f"401 for {text}")),
+        RecoveryPlanned(plan=RecoveryPlan(action="give_up")),
         Recovered(),
         RecoveryNeedsUser(),
         RecoveryFailed(),
