@@ -14,6 +14,7 @@ was attempted, what is legal there, and what to do.
     │   ├── InboxFull               more prompts wait than the session admits
     │   ├── EngineClosed            the engine is not open
     │   ├── ToolDefinitionError     a function cannot be made a tool; a name is taken
+    │   ├── SecretRefused           a secret that cannot be kept out of records
     │   └── MissingExtra            an optional dependency is not installed
     ├── TableError                  the transition table itself is wrong (raised at import)
     ├── EncodingError               a value cannot be written as JSON
@@ -122,6 +123,10 @@ class EngineClosed(UsageError):
 
 class ToolDefinitionError(UsageError):
     """Refuse a tool whose name, annotations or options cannot work."""
+
+
+class SecretRefused(UsageError):
+    """Refuse a secret that cannot be kept out of records without damaging them. The text never shows its value."""
 
 
 class MissingExtra(UsageError):

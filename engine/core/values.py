@@ -267,13 +267,14 @@ FaultKind: TypeAlias = Literal[
 
 
 class Fault(Value):
-    """An expected failure, as data."""
+    """An expected failure, as data. `freed_bytes` were given back before a memory limit was found to be reached."""
 
     kind: FaultKind
     message: str
     retryable: bool = False
     status: int | None = None
     retry_after_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    freed_bytes: Annotated[int, Field(ge=0)] | None = None
 
 
 class RecoveryPlan(Value):

@@ -70,6 +70,7 @@ def with_plan(parts: Parts, session: Session, event: UserAnswered) -> UserAnswer
     Raises:
         InvalidEvent: the call cannot run with them; the request stays open.
     """
+    event = parts.clean(event)
     if event.arguments is None:
         return event
     call = _call_of(session, event.request_id)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import Field
 
 from ..core.limits import Limits
+from ..core.redaction import Redactor
 from ..core.session import NO_USAGE
 from ..core.values import JsonObject, Outcome, Request, Usage, Value
 from ..ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy
 from ..replay.turns import CallResult
 from ..tools.registry import Toolbox
+from .monitor import Monitor
+
+T = TypeVar("T")
 
 
 class EngineSettings(Value):
@@ -21,13 +25,17 @@ class EngineSettings(Value):
 
     `system` is put before the first prompt of a session, and again when it has changed; `parameters` go to the model as
     they are; `on_unknown` says who decides about a write whose end was not seen; `exit_grace_s` is how long, in
-    seconds, leaving `async with` waits for running turns before it interrupts them.
+    seconds, leaving `async with` waits for running turns before it interrupts them. A coroutine tool that keeps the
+    event loop for longer than `loop_limit_s`, and a session that works in one state for longer than `stuck_after_s`,
+    are reported in the log and in `engine.stats()`; None reports none.
     """
 
     system: str | None = None
     parameters: JsonObject = Field(default_factory=dict)
     on_unknown: Literal["ask", "tell_model"] = "ask"
     exit_grace_s: float = Field(default=5.0, ge=0)
+    loop_limit_s: float | None = Field(default=1.0, gt=0)
+    stuck_after_s: float | None = Field(default=600.0, gt=0)
 
 
 class TurnResult(NamedTuple):
@@ -57,11 +65,17 @@ class Parts:
     limits: Limits
     settings: EngineSettings
     clock: Clock
+    monitor: Monitor
     middleware: tuple[Middleware, ...] = ()
     providers: tuple[ContextProvider, ...] = ()
     observers: tuple[Observer, ...] = ()
     approver: Approver | None = None
     policy: Policy | None = None
+    redactor: Redactor | None = None
+
+    def clean(self, value: T) -> T:
+        """Return a value without secrets."""
+        return value if self.redactor is None else self.redactor.clean(value)
 
     @property
     def parameters(self) -> Mapping[str, Any]:

@@ -109,6 +109,8 @@ def _judge(parts: Parts, session: Session, reply: object) -> KnownEvent:
     """Return the reply with its plans, or the fault that it is."""
     if not isinstance(reply, ModelReply):
         return _fault("bad_reply", f"the model returned {type(reply).__name__}, not a ModelReply")
+    # What is refused goes back in words: they must not repeat a secret.
+    reply = parts.clean(reply)
     ids = [call.id for call in reply.tool_calls]
     if len(set(ids)) != len(ids):
         return _fault("bad_reply", f"the reply uses a call id twice: {', '.join(ids)}", retryable=True)
@@ -169,6 +171,7 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
         return ToolOutput(f"the tool {call.call.name!r} is no longer available", ToolStatus.FAILED, "unknown_tool")
     context = tool_context(session, call, tooling.emit, tooling.occupy)
     policy = tooling.parts.policy
+    in_thread = isinstance(tool, FunctionTool) and not tool.is_async
     try:
         if policy is not None:
             # Between the decision and now there may be a restart, an upgrade, a fork, another user or another policy.
@@ -183,7 +186,8 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
             run = partial(_wrapped, middleware.around_tool, run)
         scope.deadline = anyio.current_time() + context.timeout_s
         with scope:
-            output = await run(context)
+            watchdog = None if in_thread else tooling.parts.monitor.watchdog
+            output = await (run(context) if watchdog is None else watchdog.running(context.name, run(context)))
             # What we wrote ourselves needs no check.
             return output if type(tool) is FunctionTool and not tooling.parts.middleware else _checked(output)
     except GeneratorExit:
@@ -193,7 +197,7 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
             raise
         return ToolOutput(describe(error), ToolStatus.FAILED, type(error).__name__)
     text = f"timed out after {context.timeout_s:g} s"
-    if call.plan.effect == "write" and isinstance(tool, FunctionTool) and not tool.is_async:
+    if call.plan.effect == "write" and in_thread:
         # A thread cannot be stopped: nobody knows what the write still does.
         return ToolOutput(f"{text}; it may still take effect", ToolStatus.UNKNOWN, "timed_out")
     return ToolOutput(text, ToolStatus.TIMED_OUT, "timed_out")
