@@ -46,6 +46,7 @@ GOALS: tuple[Goal, ...] = (
     Goal("replay.memory.cpu", "verified records a second a core", 40_000, 60_000, at_least=True),
     Goal("sessions.memory.share_of_floor", "1,000 sessions, tools of 10 ms, × floor", None, 0.2, at_least=True),
     Goal("sessions.durable.disk.group_gain", "100 sessions at once against one, real disk", None, 20, at_least=True),
+    Goal("lag.beside_sync_tool.p99", "loop lag while a sync tool sleeps, p99, ms", 50, 10),
     Goal("import_time.cpu_ratio", "import engine, × its five dependencies", 1.5, 1.4),
 )  # fmt: skip
 

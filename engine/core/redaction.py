@@ -36,7 +36,7 @@ MIN_SECRET_CHARS = 6
 """Shorter values occur by chance: replacing them would damage texts and tell where they stood."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_IDENTITY = frozenset({"id", "call_id", "request_id", "tool_call_id", "key", "external_id", "parent"})
+_IDENTITY = frozenset({"id", "call_id", "request_id", "tool_call_id", "grant_id", "key", "external_id", "parent"})
 """Fields of engine values that are references: what they name would be lost if they were changed."""
 
 

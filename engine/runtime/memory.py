@@ -175,8 +175,13 @@ class MemoryGovernor:
         return self._pressure.places
 
     def admits(self) -> bool:
-        """Whether a turn or a tool may begin. Where the last sample said no, another one is taken: none ran since."""
+        """Whether a turn may begin. Where the last sample said no, memory is freed and another one is taken.
+
+        No turn ran since then, and those that were ended have left what they held to the collector.
+        """
         if not self._pressure.admitting:
+            for freer in self._freers:
+                self._free(freer)
             self.sample()
         return self._pressure.admitting
 

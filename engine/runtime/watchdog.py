@@ -116,10 +116,10 @@ class LoopWatchdog:
             if self._change.wait_for(lambda: self._answered or self._ended, self._limit_s):
                 return
         blocked = self._look()
+        self._post(lambda: self._on_blocked(blocked))
         logger.error(
             "event loop blocked", tool=blocked.tool, running=blocked.running, for_s=blocked.for_s, stack=blocked.stack
         )
-        self._post(lambda: self._on_blocked(blocked))
         with self._change:
             self._change.wait_for(lambda: self._answered or self._ended)
 

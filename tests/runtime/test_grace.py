@@ -1,4 +1,4 @@
-"""Tools that swallow their cancellation: nobody waits for them longer than the grace, and nothing is claimed of them."""
+"""Tools that swallow their cancellation: nobody waits for them for longer than the grace."""
 
 from __future__ import annotations
 
