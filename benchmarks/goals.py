@@ -50,6 +50,7 @@ GOALS: tuple[Goal, ...] = (
     Goal("workers.memory_kill.host_growth", "what the engine grows by meanwhile, MiB", 20, 5),
     Goal("workers.host_kill.orphans_after_1_s", "processes left 1 s after the host was killed", 0, 0),
     Goal("rate.requests_a_useful", "50 sessions on one refusal, requests a useful one", 1.1, 1.1),
+    Goal("lag.beside_sync_tool.p99", "loop lag while a sync tool sleeps, p99, ms", 50, 10),
     Goal("import_time.cpu_ratio", "import engine, × its five dependencies", 1.5, 1.4),
 )  # fmt: skip
 

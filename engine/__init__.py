@@ -4,6 +4,7 @@ from ._version import __version__
 from .api import Engine, Session
 from .core.limits import Limits
 from .core.record import TransitionRecord
+from .core.redaction import Redactor
 from .core.values import (
     Message,
     ModelReply,
@@ -19,12 +20,14 @@ from .core.values import (
 from .errors import EngineError
 from .ports import ModelRequest, ToolContext, ToolOutput
 from .runtime.parts import EngineSettings, TurnResult
+from .runtime.stats import EngineStats
 from .tools.function import tool
 
 __all__ = [
     "Engine",
     "EngineError",
     "EngineSettings",
+    "EngineStats",
     "Limits",
     "Message",
     "ModelReply",
@@ -32,6 +35,7 @@ __all__ = [
     "Outcome",
     "Priority",
     "Prompt",
+    "Redactor",
     "Session",
     "State",
     "ToolCall",

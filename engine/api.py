@@ -7,6 +7,7 @@ everything below it. Must never hold the state of a session itself: that is the 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TypedDict, Unpack
 from uuid import uuid4
@@ -20,25 +21,27 @@ from .core.events import GrantRevoked, TurnCancelled, UserAnswered
 from .core.grants import Grant
 from .core.limits import Limits
 from .core.record import TransitionRecord
+from .core.redaction import Redactor
 from .core.values import BudgetKind, Message, Prompt, Request, State, Usage, check_id
 from .errors import EngineClosed, EngineError, InvalidEvent
 from .journal import MemoryJournal
 from .journal.codec import decode
-from .log import logger
+from .log import hide_in_log, logger
 from .ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy, Tool
 from .replay.reading import read_history
 from .replay.turns import ConversationTurn
 from .runtime.answering import Said
 from .runtime.asking import asking_of
-from .runtime.broadcast import Broadcast
 from .runtime.clock import SystemClock
 from .runtime.closing import Closing, DrainReport, let_go
 from .runtime.crew import Crew
 from .runtime.driver import Driver
-from .runtime.ledger import Ledger
-from .runtime.opening import Who, as_prompt, check_siblings, opening_event
+from .runtime.loading import Nursery, load_driver
+from .runtime.monitor import Monitor, Watching
+from .runtime.opening import Who, as_prompt
 from .runtime.parts import EngineSettings, Parts, TurnResult
 from .runtime.spending import check_names
+from .runtime.stats import EngineStats, stats_of
 from .runtime.stream import TurnStream
 from .tools.encode import complaint
 from .tools.registry import Toolbox
@@ -54,6 +57,7 @@ class Extras(TypedDict, total=False):
     approver: Approver
     policy: Policy
     clock: Clock
+    redactor: Redactor
 
 
 class Engine:
@@ -81,18 +85,22 @@ class Engine:
         limits: Limits | None = None,
         **extras: Unpack[Extras],
     ) -> None:
+        clock, limits = extras.get("clock") or SystemClock(), limits or Limits()
+        redactor, settings = extras.get("redactor"), extras.get("settings") or EngineSettings()
         self._parts = Parts(
             model=model,
             toolbox=Toolbox(tools, limits),
             journal=MemoryJournal() if journal is None else journal,
-            limits=limits or Limits(),
-            settings=extras.get("settings") or EngineSettings(),
-            clock=extras.get("clock") or SystemClock(),
+            limits=limits,
+            settings=settings if redactor is None else redactor.clean(settings),
+            clock=clock,
+            monitor=Monitor(Watching(limits, clock, settings.loop_limit_s, settings.stuck_after_s)),
             middleware=tuple(extras.get("middleware", ())),
             providers=tuple(extras.get("providers", ())),
             observers=tuple(extras.get("observers", ())),
             approver=extras.get("approver"),
             policy=extras.get("policy"),
+            redactor=redactor,
         )
         check_names(self._parts)
         self._sessions: dict[str, Session] = {}
@@ -100,13 +108,18 @@ class Engine:
         self._opening = anyio.Lock()
         self._closing = self._begin()
         self._group: TaskGroup | None = None
+        self._at_exit = ExitStack()
 
     async def __aenter__(self) -> Engine:
         if self._group is not None:
             raise EngineClosed("this engine is already open; make another one for another `async with`")
         self._group = await anyio.create_task_group().__aenter__()
-        self._crew, self._asking = Crew(self._group), asking_of(self._parts)
+        self._nursery = Nursery(asking_of(self._parts), Crew(self._group), self._drivers)
         self._closing = self._begin()
+        if self._parts.redactor is not None:
+            self._at_exit.callback(hide_in_log(self._parts.redactor))
+        self._at_exit.callback(self._parts.monitor.close)
+        self._parts.monitor.start(self._group, self._drivers)
         return self
 
     async def __aexit__(
@@ -117,6 +130,7 @@ class Engine:
             await self.shutdown(0.0 if kind else self._parts.settings.exit_grace_s)
         finally:
             self._group = None
+            self._at_exit.close()
             group.cancel_scope.cancel()
             # The group is not told of the error: it would wrap it, and hosts catch JournalUnavailable, not a group.
             await group.__aexit__(None, None, None)
@@ -160,27 +174,12 @@ class Engine:
             if known is not None:
                 # It may have lost the session to another writer: only a new claim takes it back.
                 await known.close()
-            driver = self._drivers[name] = await self._load(name, takeover, who)
+            driver = self._drivers[name] = await load_driver(self._nursery, name, who, takeover=takeover)
             session = self._sessions[name] = Session(driver, self._parts.journal, self._start, self._forget)
         driver.watch()
         if driver.unfinished:
             group.start_soon(self._go_on, driver)
         return session
-
-    async def _load(self, name: str, takeover: bool, who: Who) -> Driver:
-        writer = await self._parts.journal.claim(name, takeover=takeover)
-        try:
-            broadcast = Broadcast(name, self._parts.observers)
-            ledger = Ledger(name, self._parts, writer, broadcast)
-            await ledger.load()
-            parent = who.get("parent") or ledger.session.opened.parent
-            check_siblings(parent, (driver.session for driver in self._drivers.values()), self._parts)
-            await ledger.commit_opening(opening_event(ledger.session, self._parts, who))
-            return Driver(self._asking, ledger, broadcast, self._crew)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await writer.release()
-            raise
 
     async def find(self, external_id: str) -> list[str]:
         """Return the ids of the sessions that were opened with this external id, sorted. Looks through all sessions."""
@@ -203,12 +202,16 @@ class Engine:
         after `deadline_s` seconds wherever they are, and go on when their session is opened again. Idempotent.
         """
         return await self._closing.drain(deadline_s)
+    def stats(self) -> EngineStats:
+        """Return what the engine is doing, what the process uses, and what was noticed. Takes some 100 µs."""
+        return stats_of(self._drivers.values(), self._parts.monitor)
 
     async def shutdown(self, grace_s: float = 0.0) -> None:
         """Let running turns end for up to `grace_s` seconds, interrupt the others, release every session. Idempotent.
 
         Interrupted turns are recorded as such and go on when their session is opened again. This engine opens none any
-        more.
+        more. A tool that swallows its cancellation is given up after `limits.cancel_grace_s`; leaving `async with`
+        still waits for it, for no task outlives its group.
 
         Raises:
             JournalUnavailable: something could not be released; everything else was.
@@ -236,6 +239,7 @@ class Engine:
     def _forget(self, session_id: str) -> None:
         self._sessions.pop(session_id, None)
         self._drivers.pop(session_id, None)
+        self._parts.monitor.forget(session_id)
 
 
 class Session:
@@ -373,7 +377,10 @@ class Session:
         await self._driver.inlet.revoke(GrantRevoked(grant_id=grant_id, by=by))
 
     async def cancel(self, reason: str = "cancelled") -> None:
-        """Cancel the open turn, wherever it is. Every call gets a terminal record. Without an open turn do nothing."""
+        """Cancel the open turn, wherever it is. Every call gets a terminal record. Without an open turn do nothing.
+
+        A tool that swallows its cancellation is given up after `limits.cancel_grace_s`; a write is `unknown` then.
+        """
         await self._driver.stop(TurnCancelled(reason=reason))
 
     async def result(self) -> TurnResult:

@@ -16,6 +16,7 @@ was attempted, what is legal there, and what to do.
     │   ├── PlanRefused             a recovery handler decided what cannot be done
     │   ├── ToolDefinitionError     a function cannot be made a tool; a name is taken
     │   ├── LimitNotEnforceable     a limit is demanded that nothing here can enforce
+    │   ├── SecretRefused           a secret that cannot be kept out of records
     │   └── MissingExtra            an optional dependency is not installed
     ├── TableError                  the transition table itself is wrong (raised at import)
     ├── EncodingError               a value cannot be written as JSON
@@ -134,6 +135,10 @@ class LimitNotEnforceable(UsageError):
 
 class PlanRefused(UsageError):
     """Say what a recovery handler decided that cannot be done. It is logged; the engine's own plan is carried out."""
+
+
+class SecretRefused(UsageError):
+    """Refuse a secret that cannot be kept out of records without damaging them. The text never shows its value."""
 
 
 class MissingExtra(UsageError):

@@ -21,7 +21,9 @@ MemoryStrength: TypeAlias = Literal["advisory", "sampled", "rlimit"]
 class Limits(Value):
     """What a session and its turns may use. Times in seconds.
 
-    `max_concurrent_tools` counts running tools of one session, a thread until it really ends. `max_execution_time_s` is
+    `max_concurrent_tools` counts running tools of one session, a thread until it really ends. `max_memory_mb` is the
+    process's, in MiB, None for no limit; from four fifths of it on memory is freed and fewer tools run. A tool that has
+    not ended `cancel_grace_s` after its cancellation is waited for no more. `max_execution_time_s` is
     one turn's, counted anew after each rest: the time until `session.answer` is not in it, an approver's in the engine
     is; `model_timeout_s` one model call's; a tool has its own. `max_parse_retries` replies with malformed arguments in
     a row go back to the model, one more ends the turn. `requests_per_minute` bounds what all sessions of an engine send
@@ -38,6 +40,8 @@ class Limits(Value):
     """
 
     max_concurrent_tools: Annotated[int, Field(ge=1)] = 4
+    max_memory_mb: Annotated[int, Field(ge=1)] | None = 1024
+    cancel_grace_s: Annotated[float, Field(ge=0)] = 5.0
     max_execution_time_s: Annotated[float, Field(gt=0)] = 300.0
     max_tool_rounds: Annotated[int, Field(ge=1)] = 50
     max_parse_retries: Annotated[int, Field(ge=0)] = 2

@@ -298,7 +298,7 @@ class Fault(Value):
     `retry_after_s` is how long nothing must be sent. `jitter` is the share of the back-off that was drawn for on top of
     it, None where a gate has drawn it already; `not_before` is the time of day, ISO 8601 in UTC, at which the gate lets
     the session through. One that has `not_before` and no `retry_after_s` only stands far back in its queue. `budget`
-    says which one is used up.
+    says which one is used up. `freed_bytes` were given back before a memory limit was found to be reached.
     """
 
     kind: FaultKind
@@ -309,6 +309,7 @@ class Fault(Value):
     budget: BudgetKind | None = None
     jitter: Annotated[float, Field(ge=0, le=1)] | None = None
     not_before: str | None = None
+    freed_bytes: Annotated[int, Field(ge=0)] | None = None
 
 
 class RecoveryPlan(Value):

@@ -74,6 +74,7 @@ def with_plan(parts: Parts, session: Session, event: UserAnswered) -> UserAnswer
     Raises:
         InvalidEvent: the call cannot run with them; the request stays open.
     """
+    event = parts.clean(event)
     request = next(request for request in session.pending if request.id == event.request_id)
     if event.arguments is None or request.kind == "budget":
         return event

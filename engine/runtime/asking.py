@@ -217,6 +217,8 @@ def _judge(parts: Parts, session: Session, reply: object) -> KnownEvent:
     """Return the reply with its plans, or the fault that it is."""
     if not isinstance(reply, ModelReply):
         return _fault("bad_reply", f"the model returned {type(reply).__name__}, not a ModelReply")
+    # What is refused goes back in words: they must not repeat a secret.
+    reply = parts.clean(reply)
     ids = [call.id for call in reply.tool_calls]
     if len(set(ids)) != len(ids):
         return _fault("bad_reply", f"the reply uses a call id twice: {', '.join(ids)}", retryable=True)

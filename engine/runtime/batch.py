@@ -2,8 +2,11 @@
 
 The host task is the scheduler. It alone commits; the tasks it starts only run a tool or ask an approver and post what
 came of it. Calls start when a place is free and no call of the same conflict key runs or waits before them; a write
-starts only after its intent is durable. Everything that is posted between two looks is committed together. May import
-anyio, core, ports.
+starts only after its intent is durable. Everything that is posted between two looks is committed together.
+
+Nothing can end a coroutine that swallows its cancellation. It is waited for as long as `limits.cancel_grace_s` says and
+then left behind: its end is on record, its place stays taken until it really ends, what it returns then is dropped. May
+import anyio, core, ports.
 """
 
 from __future__ import annotations
@@ -19,16 +22,18 @@ from ..core.effects import AskUser, KnownEffect, RunTool
 from ..core.events import GrantRevoked, KnownEvent, ToolFinished, ToolStarted, UserAnswered
 from ..core.notices import ToolRunning
 from ..core.session import CallState
-from ..core.values import Request, State
+from ..core.values import Request, State, ToolStatus
 from ..errors import InvalidEvent
 from ..log import logger
 from .answering import with_plan
 from .bell import new_bell
 from .broadcast import Broadcast
 from .crew import Crew
+from .hiding import shown
 from .ledger import Ledger
 from .parts import Parts
 from .performers import Tooling, conflict_free, run_tool
+from .watchdog import ends_in_time
 
 
 class Ack:
@@ -105,9 +110,13 @@ class Places:
         self._serial = 0
 
     @property
-    def free(self) -> int:
-        """How many more may start."""
-        return self._total - len(self._taken)
+    def taken(self) -> int:
+        """How many run."""
+        return len(self._taken)
+
+    def free(self, most: int) -> int:
+        """Return how many more may start where `most` may run at once, but never more than there are places."""
+        return max(0, min(self._total, most) - len(self._taken))
 
     def take(self) -> str:
         """Occupy a place; return the ticket for it."""
@@ -130,11 +139,12 @@ class Places:
 
 
 class Desk(NamedTuple):
-    """What the batches of one session share."""
+    """What the batches of one session share. `left_behind` are the calls of the newest one that nobody waits for."""
 
     mail: Mailbox
     places: Places
     crew: Crew
+    left_behind: set[str]
 
 
 class BatchRunner:
@@ -146,6 +156,7 @@ class BatchRunner:
         self._mail = desk.mail
         self._places = desk.places
         self._crew = desk.crew
+        self._left_behind = desk.left_behind
         self._broadcast = broadcast
         self._waiting: list[CallState] = []
         self._running: dict[str, CallState] = {}
@@ -159,11 +170,13 @@ class BatchRunner:
             What the last commit asked for; nothing when the session now waits for `session.answer`.
         """
         self._accept(effects)
-        if self._is_single():
-            return await self._run_alone(self._waiting.pop())
+        self._left_behind.clear()
+        monitor = self._parts.monitor
+        monitor.batches.add(self)
         try:
             return await self._host(effects)
         finally:
+            monitor.batches.discard(self)
             if self._scopes:
                 await self._leave()
 
@@ -181,12 +194,50 @@ class BatchRunner:
             self._ask(asked)
 
     async def _leave(self) -> None:
-        """Cancel what still runs and wait until it has ended."""
+        """Cancel what still runs and wait until it has ended, or has had its time for that."""
         self._left = anyio.Event()
         for scope in self._scopes.values():
             scope.cancel()
-        with anyio.CancelScope(shield=True):
-            await self._left.wait()
+        if not await ends_in_time(self._left, self._parts.limits.cancel_grace_s):
+            for name in list(self._scopes):
+                self._leave_behind(name)
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a place or for a call of the same conflict key."""
+        return len(self._waiting)
+
+    def wake(self) -> None:
+        """Look again whether a call may start."""
+        self._mail.ring()
+
+    def leave_overdue(self, now_s: float) -> None:
+        """Give calls up that have not ended within the grace after their deadline; their siblings go on.
+
+        Args:
+            now_s: `anyio.current_time()`.
+        """
+        latest_s = now_s - self._parts.limits.cancel_grace_s
+        for name in [name for name, scope in self._scopes.items() if scope.deadline < latest_s]:
+            self._leave_behind(name)
+            call = self._running[name]
+            text = "timed out and did not end when it was cancelled"
+            if call.plan.effect == "write":
+                end = ToolFinished(
+                    call_id=name,
+                    status=ToolStatus.UNKNOWN,
+                    content=f"{text}; it may still take effect",
+                    error="timed_out",
+                )
+            else:
+                end = ToolFinished(call_id=name, status=ToolStatus.TIMED_OUT, content=text, error="timed_out")
+            self._mail.post(end)
+
+    def _leave_behind(self, name: str) -> None:
+        """Wait for a call no more. Its task keeps its place until it ends, and drops what came of it."""
+        del self._scopes[name]
+        self._left_behind.add(name)
+        logger.error("a tool does not end when it is cancelled", session=self._ledger.session.id, call=name)
 
     def _accept(self, effects: Sequence[KnownEffect]) -> None:
         calls = {call.call.id: call for call in self._open_calls()}
@@ -196,26 +247,12 @@ class BatchRunner:
         turn = self._ledger.session.turn
         return turn.batch.calls if turn is not None and turn.batch is not None else ()
 
-    def _is_single(self) -> bool:
-        """Whether there is just one thing to do, so that no task is needed for it."""
-        return (
-            len(self._waiting) == 1
-            and self._places.free > 0
-            and not self._ledger.session.pending
-            and sum(call.runs for call in self._open_calls()) == 1
-        )
-
-    async def _run_alone(self, call: CallState) -> list[KnownEffect]:
-        if call.plan.effect == "write":
-            await self._ledger.commit([ToolStarted(call_id=call.call.id)])
-        finished = await self._perform(call, self._places.take(), anyio.CancelScope())
-        return await self._ledger.commit([finished])
-
     async def _start(self) -> None:
         """Start every waiting call that may start; the intents of all writes among them become durable together."""
         if not self._waiting:
             return
-        starting = conflict_free(self._waiting, tuple(self._running.values()))[: self._places.free]
+        starting = conflict_free(self._waiting, tuple(self._running.values()))
+        del starting[self._places.free(self._parts.monitor.places) :]
         intents = [ToolStarted(call_id=call.call.id) for call in starting if call.plan.effect == "write"]
         if intents:
             await self._ledger.commit(intents)
@@ -228,18 +265,25 @@ class BatchRunner:
         scope = self._scopes[name] = anyio.CancelScope()
         return scope
 
-    def _ended(self, name: str) -> None:
+    def _ended(self, name: str, scope: anyio.CancelScope) -> bool:
+        """Take note that a task has ended; return whether it was still waited for."""
+        if self._scopes.get(name) is not scope:
+            return False
         del self._scopes[name]
         if self._left is not None and not self._scopes:
             self._left.set()
+        return True
 
     async def _run(self, call: CallState, ticket: str, scope: anyio.CancelScope) -> None:
+        finished = None
         try:
             finished = await self._perform(call, ticket, scope)
-            if self._left is None or not scope.cancelled_caught:
-                self._mail.post(finished)
         finally:
-            self._ended(call.call.id)
+            awaited = self._ended(call.call.id, scope)
+            if not awaited:
+                logger.warning("a tool that was left behind has ended", call=call.call.id, tool=call.call.name)
+            elif finished is not None and (self._left is None or not scope.cancelled_caught):
+                self._mail.post(finished)
 
     async def _perform(self, call: CallState, ticket: str, scope: anyio.CancelScope) -> ToolFinished:
         if self._broadcast.watched:
@@ -250,7 +294,8 @@ class BatchRunner:
             self._places.give_back(ticket)
 
     def _tooling(self, ticket: str) -> Tooling:
-        return Tooling(self._parts, self._broadcast.notice, lambda: self._places.keep(ticket))
+        emit = shown(self._parts.redactor, self._broadcast.notice)
+        return Tooling(self._parts, emit, lambda: self._places.keep(ticket))
 
     def _ask(self, effects: Sequence[KnownEffect]) -> None:
         if self._parts.approver is None:
@@ -274,8 +319,8 @@ class BatchRunner:
         except Exception:
             logger.exception("approver failed", session=self._ledger.session.id, request=request.id)
         finally:
-            self._ended(request.id)
-        if answer is None:
+            awaited = self._ended(request.id, scope)
+        if answer is None or not awaited:
             self._mail.ring()
         else:
             self._mail.post(answer, Ack())

@@ -101,12 +101,17 @@ class Closing:
     async def _interrupt(self, drivers: Sequence[Driver]) -> None:
         late = [driver for driver in drivers if driver.driving is not None]
         for driver in late:
+            # All at once: a tool that does not end is waited for, and the graces must not add up.
+            driver.interrupt(ShutdownRequested(reason="the time to drain was over"))
+        for driver in late:
             await driver.stop(ShutdownRequested(reason="the time to drain was over"))
         interrupted = tuple(sorted(driver.session.id for driver in late))
         drained = tuple(sorted(driver.session.id for driver in drivers if driver not in late))
         self._report = DrainReport(drained, interrupted)
 
     async def _release(self, drivers: Sequence[Driver]) -> None:
+        for driver in drivers:
+            driver.interrupt(ShutdownRequested(reason="closed"))
         release: list[Callable[[], Awaitable[None]]] = [partial(let_go, driver, self._forget) for driver in drivers]
         release += self._parts.closing()
         failures: list[Exception] = []

@@ -12,6 +12,7 @@ May import anyio, core, ports and its neighbours. Must never change a session bu
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import anyio
 
@@ -26,7 +27,7 @@ from ..core.events import (
     TurnCancelled,
 )
 from ..core.session import CallState, Session
-from ..core.values import Fault, Message, Outcome, Prompt, State, ToolStatus
+from ..core.values import Fault, Message, Outcome, Prompt, State
 from ..errors import EngineClosed, InboxFull, InvalidEvent, JournalError, SessionBusy
 from ..log import logger
 from ..replay.turns import call_results
@@ -34,6 +35,8 @@ from .asking import Alarm, Asking, call_model, recover, remember
 from .batch import BatchRunner, Desk, Mailbox, Places
 from .broadcast import Broadcast
 from .crew import Crew
+from .endings import endings
+from .hiding import with_emit
 from .inlet import Inlet
 from .ledger import Ledger
 from .parts import TurnResult
@@ -46,13 +49,13 @@ _READY = (State.IDLE, State.WAITING_FOR_USER)
 class _Entry:
     """An event from outside on its way in. It is made only when the session is ready for it."""
 
-    def __init__(self, make: Callable[[], KnownEvent], on_open: Callable[[], None] | None = None) -> None:
+    def __init__(self, make: Callable[[], Sequence[KnownEvent]], on_open: Callable[[], None] | None = None) -> None:
         self._make = make
         self.on_open = on_open
 
     async def events(self) -> Sequence[KnownEvent]:
-        """Return the event."""
-        return (self._make(),)
+        """Return the event, and what follows from it at once."""
+        return self._make()
 
 
 class Driver:
@@ -71,13 +74,14 @@ class Driver:
         self.ledger = ledger
         self.broadcast = broadcast
         self._mail = Mailbox()
-        self._desk = Desk(self._mail, Places(parts.limits.max_concurrent_tools, self._mail.ring), crew)
+        self._desk = Desk(self._mail, Places(parts.limits.max_concurrent_tools, self._mail.ring), crew, set())
         self._lock = anyio.Lock(fast_acquire=True)
         self._queued = 0
         self._driving: anyio.Event | None = None
         self._scope: anyio.CancelScope | None = None
         self._stop: TurnCancelled | ShutdownRequested | None = None
         self._drain: ShutdownRequested | None = None
+        self._fault: Fault | None = None
         self.inlet = Inlet(self, self._desk)
         # Who approves in this engine has not seen the questions that an earlier one left open.
         asked = [request for request in ledger.session.pending if request.not_before is None]
@@ -101,6 +105,11 @@ class Driver:
     def closed(self) -> bool:
         """Whether nothing enters any more."""
         return self._closed
+
+    @property
+    def running_tools(self) -> int:
+        """How many tools run, those included whose calls have been given up."""
+        return self._desk.places.taken
 
     @property
     def unfinished(self) -> bool:
@@ -137,7 +146,7 @@ class Driver:
     async def enter(self, event: KnownEvent) -> TurnResult:
         """Let an event from outside in and return how the session rests after it."""
         async with self._lock:
-            return await self._drive(_Entry(lambda: event))
+            return await self._drive(_Entry(lambda: (event,)))
 
     async def note(self, event: KnownEvent) -> None:
         """Commit an event that moves nothing, while no drive runs."""
@@ -153,9 +162,7 @@ class Driver:
         """End the open turn with `event`, wherever it is; return when that is durable. Without one do nothing."""
         if self._driving is not None:
             driving = self._driving
-            self._stop = event
-            if self._scope is not None:
-                self._scope.cancel()
+            self.interrupt(event)
             await driving.wait()
         elif self.session.turn is not None and self.session.state is not State.SHUTDOWN:
             async with self._lock:
@@ -169,6 +176,19 @@ class Driver:
         else:
             self._drain = event
             await self.rest()
+
+    def interrupt(self, event: TurnCancelled | ShutdownRequested) -> None:
+        """Let the drive that runs, if any, end its turn with `event`. Waits for nothing."""
+        if self._driving is not None:
+            self._stop = event
+            if self._scope is not None:
+                self._scope.cancel()
+
+    def fail(self, fault: Fault) -> None:
+        """End the turn that runs, if any, with a fault. Waits for nothing."""
+        if self._scope is not None:
+            self._fault = fault
+            self._scope.cancel()
 
     async def rest(self) -> None:
         """Wait until no drive runs."""
@@ -219,11 +239,12 @@ class Driver:
             raise EngineClosed(f"session {self.session.id!r} is closed; open it again with engine.open")
         self._driving = anyio.Event()
         try:
-            if self.unfinished:
-                await self._to_rest(self._unfinished)
-            if entry is not None:
-                self._let_in(entry)
-                await self._to_rest(entry.events)
+            with self.parts.monitor.turn():
+                if self.unfinished:
+                    await self._to_rest(self._unfinished)
+                if entry is not None:
+                    self._let_in(entry)
+                    await self._to_rest(entry.events)
             self._alarm.set(self.session.pending)
             return self.result()
         except anyio.get_cancelled_exc_class():
@@ -231,8 +252,7 @@ class Driver:
                 await self._end_turn(self._stop or TurnCancelled(reason="the caller was cancelled"))
             raise
         finally:
-            self._scope = None
-            self._stop = None
+            self._scope = self._stop = self._fault = None
             self._refuse_mail()
             self._driving.set()
             self._driving = None
@@ -287,7 +307,8 @@ class Driver:
     async def _perform(self, effect: KnownEffect) -> KnownEvent | None:
         """Perform an effect that stands alone; what is not to be performed here leaves the session at rest."""
         if isinstance(effect, CallModel):
-            return await call_model(self._asking, self.session, self.broadcast.notice)
+            ask = partial(call_model, self._asking, self.session)
+            return await with_emit(self.parts.redactor, self.broadcast.notice, ask)
         if isinstance(effect, PrepareContext):
             return await prepare_context(self.parts, self.session)
         if isinstance(effect, Recover):
@@ -307,10 +328,11 @@ class Driver:
         self._owes_questions = False
         return (Resumed(probes=await probe_started(self.parts, self.session, self.broadcast.notice)),)
 
-    def _opening(self, prompt: Prompt) -> PromptReceived:
+    def _opening(self, prompt: Prompt) -> Sequence[KnownEvent]:
         """Return the event that opens a turn, with the system prompt before it where the session has another one or
-        none.
+        none; and the fault that ends it at once, where the process has no memory for it.
         """
+        prompt = self.parts.clean(prompt)
         system = self.parts.settings.system
         messages = list(prompt.messages)
         if prompt.text is not None:
@@ -319,19 +341,25 @@ class Driver:
             messages.insert(0, Message(role="system", text=system))
         self._turn_ns = self.parts.clock.monotonic_ns()
         calls, plans = admit(self.parts, self.session, prompt.calls) if prompt.calls else ((), ())
-        return PromptReceived(
+        opened = PromptReceived(
             messages=tuple(messages),
             direct_calls=tuple(calls),
             plans=plans,
             priority=prompt.priority,
             metadata=prompt.metadata,
         )
+        fault = self.parts.monitor.objection()
+        return (opened,) if fault is None else (opened, Faulted(fault=fault))
 
     async def _overdue(self) -> Sequence[KnownEvent]:
-        """Return the end of a turn that its deadline cut off."""
-        message = f"the turn ran longer than {self.parts.limits.max_execution_time_s:g} s"
-        fault = Faulted(fault=Fault(kind="execution_limit", message=message))
-        return (*self._endings(message, self._finished_in_mail()), fault)
+        """Return the end of a turn that its deadline or a fault from outside cut off."""
+        fault, self._fault = self._fault, None
+        if self.session.turn is None:
+            return ()
+        if fault is None:
+            message = f"the turn ran longer than {self.parts.limits.max_execution_time_s:g} s"
+            fault = Fault(kind="execution_limit", message=message)
+        return (*self._endings(fault.message, self._finished_in_mail()), Faulted(fault=fault))
 
     # --- endings ------------------------------------------------------------------------------------------------------
 
@@ -358,21 +386,7 @@ class Driver:
             logger.exception("the end of a turn could not be journaled", session=self.session.id)
 
     def _endings(self, reason: str, finished: Sequence[KnownEvent]) -> list[KnownEvent]:
-        """Return an end for every call that runs: the known ones, then a cancellation for the others."""
-        endings = list(finished)
-        have_end = {event.call_id for event in finished if isinstance(event, ToolFinished)}
-        for call in self._open_calls():
-            if call.runs and call.call.id not in have_end:
-                doubt = "; it had started and may have taken effect" if call.started else ""
-                endings.append(
-                    ToolFinished(
-                        call_id=call.call.id,
-                        status=ToolStatus.CANCELLED,
-                        content=f"cancelled: {reason}{doubt}",
-                        error="cancelled",
-                    )
-                )
-        return endings
+        return endings(self._open_calls(), finished, reason, self._desk.left_behind)
 
     def _finished_in_mail(self) -> list[KnownEvent]:
         """Take the ends that tools have posted and nobody has committed."""

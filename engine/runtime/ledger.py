@@ -54,6 +54,8 @@ class Ledger:
         self._cursor: Cursor | None = None
         self._clock = parts.clock
         self._asks_providers = bool(parts.providers)
+        self._redactor = parts.redactor
+        self._monitor = parts.monitor
 
     @property
     def shaken(self) -> bool:
@@ -102,6 +104,8 @@ class Ledger:
         at, mono_ns = timestamp(self._clock.time_ns()), self._clock.monotonic_ns()
         waiting = list(events)
         for event in waiting:
+            if self._redactor is not None:
+                event = self._redactor.clean(event)
             asked = take(cursor, event)
             record = seal(
                 session=cursor.id,
@@ -129,6 +133,7 @@ class Ledger:
             self._note(record, cursor)
             if self._broadcast.watched:
                 self._broadcast.record(record)
+        self._monitor.see(records)
         return effects
 
     async def commit_opening(self, opened: SessionOpened | None) -> None:

@@ -77,7 +77,8 @@ def opening_event(session: Session, parts: Parts, who: Who) -> SessionOpened | N
     settings = parts.limits.settings(parts.settings.on_unknown, declared_tokens(parts.parameters))
     try:
         # Validated, not copied: what the journal could not be read with later is refused here.
-        event = SessionOpened.model_validate({**dict(known), **given, "settings": settings})
+        # Cleaned before it is compared: what was recorded is.
+        event = parts.clean(SessionOpened.model_validate({**dict(known), **given, "settings": settings}))
         canonical(event)
     except (ValidationError, EncodingError) as error:
         reason = complaint(error) if isinstance(error, ValidationError) else str(error)

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, Field
 
 from ..core.limits import Limits
+from ..core.redaction import Redactor
 from ..core.session import NO_USAGE
 from ..core.values import FaultKind, JsonObject, Outcome, Request, Usage, Value
 from ..ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy, RecoveryHandler
 from ..replay.turns import CallResult
 from ..tools.registry import Toolbox
+from .monitor import Monitor
+
+T = TypeVar("T")
 
 
 def _plain(handler: RecoveryHandler) -> RecoveryHandler:
@@ -29,7 +33,9 @@ class EngineSettings(Value):
     `system` is put before the first prompt of a session, and again when it has changed; `parameters` go to the model as
     they are; `on_unknown` says who decides about a write whose end was not seen; `exit_grace_s` is how long, in
     seconds, leaving `async with` waits for running turns before it interrupts them. `recovery` holds a handler for each
-    kind of fault that the host wants to decide about.
+    kind of fault that the host wants to decide about. A coroutine tool that keeps the event loop for longer than
+    `loop_limit_s`, and a session that works in one state for longer than `stuck_after_s`, are reported in the log and
+    in `engine.stats()`; None reports none.
     """
 
     system: str | None = None
@@ -39,6 +45,8 @@ class EngineSettings(Value):
     recovery: Mapping[FaultKind, Annotated[RecoveryHandler, AfterValidator(_plain)]] = Field(
         default_factory=dict[FaultKind, RecoveryHandler], repr=False
     )
+    loop_limit_s: float | None = Field(default=1.0, gt=0)
+    stuck_after_s: float | None = Field(default=600.0, gt=0)
 
 
 class TurnResult(NamedTuple):
@@ -68,11 +76,17 @@ class Parts:
     limits: Limits
     settings: EngineSettings
     clock: Clock
+    monitor: Monitor
     middleware: tuple[Middleware, ...] = ()
     providers: tuple[ContextProvider, ...] = ()
     observers: tuple[Observer, ...] = ()
     approver: Approver | None = None
     policy: Policy | None = None
+    redactor: Redactor | None = None
+
+    def clean(self, value: T) -> T:
+        """Return a value without secrets."""
+        return value if self.redactor is None else self.redactor.clean(value)
 
     @property
     def parameters(self) -> Mapping[str, Any]:

@@ -101,6 +101,7 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
         return ToolOutput(f"the tool {call.call.name!r} is no longer available", ToolStatus.FAILED, "unknown_tool")
     context = tool_context(session, call, tooling.emit, tooling.occupy)
     policy = tooling.parts.policy
+    in_thread = isinstance(tool, FunctionTool) and not tool.is_async
     try:
         if policy is not None:
             # Between the decision and now there may be a restart, an upgrade, a fork, another user or another policy.
@@ -116,7 +117,8 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
         # A worker process has its time from when it has the call, and its end comes with a word about what happened.
         scope.deadline = math.inf if _ends_itself(tool) else anyio.current_time() + context.timeout_s
         with scope:
-            output = await run(context)
+            watchdog = None if in_thread else tooling.parts.monitor.watchdog
+            output = await (run(context) if watchdog is None else watchdog.running(context.name, run(context)))
             # What we wrote ourselves needs no check.
             return output if type(tool) is FunctionTool and not tooling.parts.middleware else _checked(output)
     except GeneratorExit:
@@ -126,7 +128,7 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
             raise
         return ToolOutput(describe(error), ToolStatus.FAILED, type(error).__name__)
     text = f"timed out after {context.timeout_s:g} s"
-    if call.plan.effect == "write" and isinstance(tool, FunctionTool) and not tool.is_async:
+    if call.plan.effect == "write" and in_thread:
         # A thread cannot be stopped: nobody knows what the write still does.
         return ToolOutput(f"{text}; it may still take effect", ToolStatus.UNKNOWN, "timed_out")
     return ToolOutput(text, ToolStatus.TIMED_OUT, "timed_out")
