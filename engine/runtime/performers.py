@@ -95,13 +95,17 @@ def _checked(output: object) -> ToolOutput:
     return ToolOutput(text, ToolStatus.FAILED, "bad_output")
 
 
+def _in_thread(tool: object) -> bool:
+    return isinstance(tool, FunctionTool) and not tool.is_async
+
+
 async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: anyio.CancelScope) -> ToolOutput:
     tool = tooling.parts.toolbox.get(call.call.name)
     if tool is None:
         return ToolOutput(f"the tool {call.call.name!r} is no longer available", ToolStatus.FAILED, "unknown_tool")
     context = tool_context(session, call, tooling.emit, tooling.occupy)
     policy = tooling.parts.policy
-    in_thread = isinstance(tool, FunctionTool) and not tool.is_async
+    in_thread = _in_thread(tool)
     try:
         if policy is not None:
             # Between the decision and now there may be a restart, an upgrade, a fork, another user or another policy.
