@@ -6,7 +6,7 @@ Must never start a process before a call needs one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..core.limits import Limits, MemoryStrength
 from ..errors import LimitNotEnforceable
@@ -38,7 +38,9 @@ class Workers:
             LimitNotEnforceable: it cannot be run as it is made, or not be bounded as is demanded.
         """
         check_bounded(tool, self._demanded)
-        return tool.served_by(self.pool) if isinstance(tool, FunctionTool) and tool.isolated else tool
+        if isinstance(tool, FunctionTool) and tool.isolated:
+            return cast(FunctionTool[..., object], tool).served_by(self.pool)
+        return tool
 
     def pool(self) -> WorkerPool:
         """Return the pool that is open."""
