@@ -15,11 +15,12 @@ import anyio
 from anyio.abc import TaskGroup
 from pydantic import ValidationError
 
-from .core.events import GrantRevoked, ShutdownRequested, TurnCancelled, UserAnswered
+from .core.budgets import Budget, budgets
+from .core.events import GrantRevoked, TurnCancelled, UserAnswered
 from .core.grants import Grant
 from .core.limits import Limits
 from .core.record import TransitionRecord
-from .core.values import Message, Prompt, Request, State, Usage, check_id
+from .core.values import BudgetKind, Message, Prompt, Request, State, Usage, check_id
 from .errors import EngineClosed, EngineError, InvalidEvent
 from .journal import MemoryJournal
 from .journal.codec import decode
@@ -30,11 +31,13 @@ from .replay.turns import ConversationTurn
 from .runtime.answering import Said
 from .runtime.broadcast import Broadcast
 from .runtime.clock import SystemClock
+from .runtime.closing import Closing, DrainReport, let_go
 from .runtime.crew import Crew
 from .runtime.driver import Driver
 from .runtime.ledger import Ledger
-from .runtime.opening import Who, as_prompt, opening_event
+from .runtime.opening import Who, as_prompt, check_siblings, opening_event
 from .runtime.parts import EngineSettings, Parts, TurnResult
+from .runtime.spending import check_names
 from .runtime.stream import TurnStream
 from .tools.encode import complaint
 from .tools.registry import Toolbox
@@ -65,6 +68,7 @@ class Engine:
     Raises:
         ToolDefinitionError: something is no tool, or a name is taken twice.
         LimitNotEnforceable: a tool cannot be bounded as the limits demand.
+        UsageError: `limits` has limits of a tool that is not there.
     """
 
     def __init__(
@@ -89,10 +93,11 @@ class Engine:
             approver=extras.get("approver"),
             policy=extras.get("policy"),
         )
+        check_names(self._parts)
         self._sessions: dict[str, Session] = {}
         self._drivers: dict[str, Driver] = {}
         self._opening = anyio.Lock()
-        self._ending = False
+        self._closing = self._begin()
         self._group: TaskGroup | None = None
 
     async def __aenter__(self) -> Engine:
@@ -100,7 +105,7 @@ class Engine:
             raise EngineClosed("this engine is already open; make another one for another `async with`")
         self._group = await anyio.create_task_group().__aenter__()
         self._crew = Crew(self._group)
-        self._ending = False
+        self._closing = self._begin()
         return self
 
     async def __aexit__(
@@ -138,7 +143,7 @@ class Engine:
 
         Raises:
             InvalidId: the id does not match.
-            UsageError: what is said about whose session it is cannot be recorded.
+            UsageError: what is said about whose session it is cannot be recorded, or its parent has too many open.
             SessionBusy: another engine or process writes to the session.
             EngineClosed: the engine is not open.
             JournalError: the history cannot be read or does not hold.
@@ -146,7 +151,7 @@ class Engine:
         group = self._running_group()
         name = uuid4().hex if session_id is None else check_id(session_id)
         async with self._opening:
-            if self._ending:
+            if self._closing.begun:
                 raise EngineClosed("the engine is shutting down: open the session in another engine")
             known = self._sessions.get(name)
             if known is not None and not takeover:
@@ -167,6 +172,8 @@ class Engine:
             broadcast = Broadcast(name, self._parts.observers)
             ledger = Ledger(name, self._parts, writer, broadcast)
             await ledger.load()
+            parent = who.get("parent") or ledger.session.opened.parent
+            check_siblings(parent, (driver.session for driver in self._drivers.values()), self._parts)
             driver = Driver(self._parts, ledger, broadcast, self._crew)
             await ledger.commit_opening(opening_event(ledger.session, self._parts, who))
             return driver
@@ -189,6 +196,14 @@ class Engine:
         async for record in read_history(self._parts.journal, session_id, after):
             yield record
 
+    async def drain(self, deadline_s: float = 30.0) -> DrainReport:
+        """Take no more prompts, and let every turn reach a point where nothing that has started is unfinished.
+
+        Such points lie between a reply and its tools, and between rounds. Turns are recorded as shut down there, or
+        after `deadline_s` seconds wherever they are, and go on when their session is opened again. Idempotent.
+        """
+        return await self._closing.drain(deadline_s)
+
     async def shutdown(self, grace_s: float = 0.0) -> None:
         """Let running turns end for up to `grace_s` seconds, interrupt the others, release every session. Idempotent.
 
@@ -198,25 +213,7 @@ class Engine:
         Raises:
             JournalUnavailable: something could not be released; everything else was.
         """
-        self._ending = True
-        async with self._opening:
-            sessions, drivers = list(self._sessions.values()), list(self._drivers.values())
-        for driver in drivers:
-            driver.refuse_prompts()
-        with anyio.move_on_after(grace_s):
-            for driver in drivers:
-                await driver.rest()
-        closing = [*(session.close for session in sessions), *self._parts.closing()]
-        failures: list[Exception] = []
-        with anyio.CancelScope(shield=True):
-            for close in closing:
-                try:
-                    await close()
-                except Exception as error:
-                    # One that cannot be released must not keep the others from it.
-                    failures.append(error)
-        if failures:
-            raise failures[0]
+        await self._closing.shutdown(grace_s)
 
     def _running_group(self) -> TaskGroup:
         if self._group is None:
@@ -229,6 +226,9 @@ class Engine:
         except EngineError:
             # Nobody waits here; whoever uses the session next meets the same error.
             logger.exception("an interrupted turn could not go on", session=driver.session.id)
+
+    def _begin(self) -> Closing:
+        return Closing(self._parts, self._drivers, self._opening, self._forget)
 
     def _start(self, work: Callable[[], object]) -> None:
         self._running_group().start_soon(work)  # type: ignore[arg-type]
@@ -304,6 +304,11 @@ class Session:
     def usage(self) -> Usage:
         """Tokens of the whole session."""
         return self._driver.session.usage
+
+    @property
+    def budgets(self) -> dict[BudgetKind, Budget]:
+        """What the open turn, or the newest, used and may use: those of its budgets that have a limit."""
+        return budgets(self._driver.session)
 
     @property
     def turns(self) -> tuple[ConversationTurn, ...]:
@@ -385,13 +390,7 @@ class Session:
 
     async def close(self) -> None:
         """Release the session; an open turn is interrupted in order. Idempotent."""
-        # First of all: a prompt that waits must not begin its turn between the end of this one and the release.
-        self._driver.refuse_prompts()
-        try:
-            await self._driver.stop(ShutdownRequested(reason="closed"))
-        finally:
-            self._forget(self.id)
-            await self._driver.close()
+        await let_go(self._driver, self._forget)
 
 
 __all__ = ["Engine", "Extras", "Session", "Who", "read_history"]

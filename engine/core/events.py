@@ -60,11 +60,15 @@ class ContextPrepared(Value):
 
 
 class ModelReplied(Value):
-    """The model answered; `plans` says, call by call in the same order, what was decided about its calls."""
+    """The model answered; `plans` says, call by call in the same order, what was decided about its calls.
+
+    `cost_pico` is what it cost by the prices of that day, in 10^-12 of the unit they are given in.
+    """
 
     kind: Literal["model_replied"] = "model_replied"
     reply: ModelReply
     plans: tuple[PlannedCall, ...] = ()
+    cost_pico: Annotated[int, Field(ge=0)] | None = None
 
 
 class ToolStarted(Value):
@@ -118,9 +122,10 @@ class Recovered(Value):
 
 
 class RecoveryNeedsUser(Value):
-    """The fault cannot be mended without an answer."""
+    """The fault cannot be mended without an answer. From `expires_at` on no more of a budget is given."""
 
     kind: Literal["recovery_needs_user"] = "recovery_needs_user"
+    expires_at: str | None = None
 
 
 class RecoveryFailed(Value):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import InvalidEvent
+from .budgets import short_of
 from .cursor import Cursor
 from .events import ModelReplied
 from .recovery import TROUBLE
@@ -144,17 +145,25 @@ def parsing_exhausted(cursor: Cursor) -> bool:
     return has_malformed(cursor.event.plans)
 
 
-def caught_in_loop(cursor: Cursor) -> bool:
-    """Whether the guard against loops ends the turn."""
+def halted(cursor: Cursor) -> bool:
+    """Whether the guard against loops, or a budget that is used up, ends the model's calls."""
     for plan in cursor.event.plans:
         if plan.decision == "halt":
             return True
     return False
 
 
+def cannot_afford_reply(cursor: Cursor) -> bool:
+    """Whether the model would be asked next and a budget has no room for its reply."""
+    settings = cursor.opened.settings
+    if (settings.max_tokens is None and settings.max_cost_pico is None) or _plans(cursor):
+        return False
+    return short_of(cursor.open_turn, settings) is not None
+
+
 def wants_continuation(cursor: Cursor) -> bool:
     """Whether the reply is a text that its token limit cut off, and the turn may still continue it."""
-    if cursor.event.reply.finish != "length" or cursor.event.plans:
+    if cursor.event.reply.finish != "length" or cursor.event.plans or cursor.open_turn.concluding:
         return False
     return cursor.open_turn.continuations < cursor.opened.settings.max_continuations
 
@@ -184,6 +193,22 @@ def unhandled_trouble(cursor: Cursor) -> bool:
         if call.status in TROUBLE and not call.handled:
             return True
     return False
+
+
+def answer_extends_budget(cursor: Cursor) -> bool:
+    """Whether the answer lets the turn use more than its budget."""
+    return answered_request(cursor).kind == "budget" and cursor.event.approve
+
+
+def answer_refuses_budget(cursor: Cursor) -> bool:
+    """Whether the answer lets the turn use no more than its budget."""
+    return answered_request(cursor).kind == "budget"
+
+
+def plan_extends_budget(cursor: Cursor) -> bool:
+    """Whether the recovery plan asks for more of a budget."""
+    plan = cursor.open_turn.plan
+    return plan is not None and plan.adjustment == "extend"
 
 
 def answer_starts_call(cursor: Cursor) -> bool:

@@ -37,7 +37,7 @@ def plan_for(fault: Fault, turn: Turn, settings: SessionSettings) -> RecoveryPla
 
     A tool's trouble is told to the model, an unknown outcome by `settings.on_unknown`; a model's failure is tried again
     up to `settings.max_model_retries` times in a row, after the provider's own wish or an exponential back-off in
-    seconds; the rest ends the turn.
+    seconds; a budget that is used up goes by `settings.on_budget`; the rest ends the turn.
     """
     if fault.kind in ("tool_timeout", "memory_limit"):
         return RecoveryPlan(action="resume", resume=State.PROCESSING)
@@ -45,6 +45,8 @@ def plan_for(fault: Fault, turn: Turn, settings: SessionSettings) -> RecoveryPla
         if settings.on_unknown == "ask":
             return RecoveryPlan(action="ask")
         return RecoveryPlan(action="resume", resume=State.PROCESSING)
+    if fault.kind == "budget":
+        return _budget_plan(fault, turn, settings)
     attempt = sum(count for kind, count in turn.fault_counts if kind in _MODEL_FAULTS) + 1
     if fault.kind not in _MODEL_FAULTS or not fault.retryable or attempt > settings.max_model_retries:
         return RecoveryPlan(action="give_up", attempt=attempt)
@@ -56,6 +58,14 @@ def plan_for(fault: Fault, turn: Turn, settings: SessionSettings) -> RecoveryPla
         attempt=attempt,
         attempts_left=settings.max_model_retries - attempt,
     )
+
+
+def _budget_plan(fault: Fault, turn: Turn, settings: SessionSettings) -> RecoveryPlan:
+    if fault.budget is None or turn.concluding or settings.on_budget == "fail":
+        return RecoveryPlan(action="give_up")
+    if settings.on_budget == "ask":
+        return RecoveryPlan(action="ask", adjustment="extend")
+    return RecoveryPlan(action="resume", resume=State.GENERATING_RESPONSE, adjustment="wrap_up")
 
 
 def counted(turn: Turn, kind: str) -> tuple[tuple[str, int], ...]:

@@ -18,12 +18,19 @@ from .actions import (
     replace_calls,
     settle,
 )
+from .budgets import extended
 from .cursor import Cursor
-from .effects import CANCEL_WORK, CLOSE, AskUser, Recover, RunTool
+from .effects import CANCEL_WORK, CLOSE, AskUser, Recover, RunTool, effect_id
 from .grants import Here, given, revoked
 from .guards import after_interruption, answered_request
 from .recovery import TROUBLE
-from .values import Outcome, RecoveryPlan, Request, State, ToolStatus
+from .values import Message, Outcome, RecoveryPlan, Request, State, ToolStatus
+
+CONCLUDE = "The budget of this turn is used up. Answer now with what you have; no tools are left."
+"""What the model is told when a turn wraps up."""
+
+EXTENDED = "The budget was extended: tools may be called again."
+"""What the model is told when its calls were refused for want of a budget and there is more now."""
 
 
 def cancel_turn(cursor: Cursor) -> None:
@@ -110,9 +117,48 @@ def resume_processing(cursor: Cursor) -> None:
 
 
 def resume_generating(cursor: Cursor) -> None:
-    """Ask the model again, in the same round."""
+    """Ask the model again, in the same round; or for its last reply, where the plan says so."""
+    plan = cursor.open_turn.plan
+    if plan is not None and plan.adjustment == "wrap_up":
+        _tell(cursor, CONCLUDE)
+        cursor.change_turn(round=cursor.open_turn.round + 1, concluding=True)
     cursor.change_turn(plan=None, fault=None)
     call_model(cursor)
+
+
+def ask_for_more(cursor: Cursor) -> None:
+    """Ask whether the turn may use as much again of the budget that is used up."""
+    fault = cursor.open_turn.fault
+    assert fault is not None
+    request = Request(
+        id=f"{effect_id(cursor.id, cursor.seq, 0)}:budget", kind="budget",
+        text=f"{fault.message}. May it use as much again?", expires_at=cursor.event.expires_at,
+    )  # fmt: skip
+    # The fault stays: it says which budget an answer is about.
+    cursor.change_turn(requests=(request,), plan=None)
+    cursor.effects.append(AskUser(request=request))
+
+
+def extend_budget(cursor: Cursor) -> None:
+    """Add as much again to the budget that is used up, and go on with the next round."""
+    fault = cursor.open_turn.fault
+    assert fault is not None
+    assert fault.budget is not None
+    _take_request(cursor)
+    cursor.change_turn(extended=extended(cursor.open_turn, cursor.opened.settings, fault.budget), fault=None)
+    if fault.budget == "tool_calls":
+        # It has read that its calls were not run, and would not ask again.
+        _tell(cursor, EXTENDED)
+    prepare(cursor)
+
+
+def refuse_budget(cursor: Cursor) -> None:
+    """End the turn as failed: no more of the budget is given."""
+    _take_request(cursor)
+    fault = cursor.open_turn.fault
+    assert fault is not None
+    said = f": {cursor.event.text}" if cursor.event.text else ""
+    end_turn(cursor, Outcome.FAILED, f"{fault.message}; more was refused{said}")
 
 
 def ask_about_outcomes(cursor: Cursor) -> None:
@@ -196,6 +242,10 @@ def close(cursor: Cursor) -> None:
     if cursor.turn is not None:
         cursor.effects.append(CANCEL_WORK)
     cursor.effects.append(CLOSE)
+
+
+def _tell(cursor: Cursor, text: str) -> None:
+    cursor.transcript = cursor.transcript.extended((Message(role="user", text=text),))
 
 
 def _take_request(cursor: Cursor) -> Request:

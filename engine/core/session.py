@@ -17,6 +17,7 @@ from .events import SessionOpened
 from .grants import Grant
 from .transcript import Transcript
 from .values import (
+    BudgetKind,
     Fault,
     Message,
     Outcome,
@@ -95,7 +96,10 @@ class Batch(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A turn, open or just ended. `fault_counts` pairs a fault kind with how often it struck in this turn."""
+    """A turn, open or just ended. `fault_counts` pairs a fault kind with how often it struck in this turn.
+
+    `extended` pairs a budget with what was added to it; `concluding` says that the model was asked for its last reply.
+    """
 
     number: int
     prompt: tuple[Message, ...] = ()
@@ -117,6 +121,9 @@ class Turn(NamedTuple):
     text: str | None = None
     outcome: Outcome | None = None
     reason: str = ""
+    cost_pico: int = 0
+    extended: tuple[tuple[BudgetKind, int], ...] = ()
+    concluding: bool = False
 
     @property
     def calls(self) -> tuple[CallState, ...]:

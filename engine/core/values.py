@@ -237,11 +237,16 @@ class Prompt(Value):
     metadata: JsonObject = Field(default_factory=dict)
 
 
+BudgetKind: TypeAlias = Literal["tool_calls", "tokens", "cost"]
+"""What a turn has a budget of."""
+
+
 class PlannedCall(Value):
     """What was decided about a call before it entered the core: run it, ask first, or refuse it and say why.
 
     "halt" refuses it and ends the turn. `note` goes to the model beside the result. `binding` is what an approval is
-    given for and `expires_at` when the question ends; `grant` is the grant that stands for an approval.
+    given for and `expires_at` when the question ends; `grant` is the grant that stands for an approval. `budget` is
+    the budget that has no room for it.
     """
 
     call_id: str
@@ -256,21 +261,23 @@ class PlannedCall(Value):
     binding: str | None = None
     expires_at: str | None = None
     grant: str | None = None
+    budget: BudgetKind | None = None
 
 
-RequestKind: TypeAlias = Literal["approval", "outcome"]
-"""May this call run? · A write was started and its end was never seen: did it happen?"""
+RequestKind: TypeAlias = Literal["approval", "outcome", "budget"]
+"""May this call run? · A write was started and its end was never seen: did it happen? · May the turn use more?"""
 
 
 class Request(Value):
     """Something a session waits for a person to answer.
 
-    `id` is unique within the session and stays the same after a restart. From `expires_at` on the answer is no.
+    `id` is unique within the session and stays the same after a restart. From `expires_at` on the answer is no. Only a
+    question about a budget is about no call.
     """
 
     id: str
     kind: RequestKind
-    call_id: str
+    call_id: str = ""
     text: str
     binding: str | None = None
     expires_at: str | None = None
@@ -278,31 +285,39 @@ class Request(Value):
 
 FaultKind: TypeAlias = Literal[
     "tool_timeout", "memory_limit", "rate_limit", "model_failure", "bad_reply", "empty_reply", "malformed_arguments",
-    "round_limit", "execution_limit", "loop", "unknown_outcome", "host_failure",
+    "round_limit", "execution_limit", "loop", "budget", "unknown_outcome", "host_failure",
 ]  # fmt: skip
 
 
 class Fault(Value):
-    """An expected failure, as data."""
+    """An expected failure, as data. `budget` says which one is used up."""
 
     kind: FaultKind
     message: str
     retryable: bool = False
     status: int | None = None
     retry_after_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    budget: BudgetKind | None = None
 
 
 class RecoveryPlan(Value):
     """What is done about a fault: wait, then resume at a state, ask a person, or give the turn up.
 
-    `attempt` counts the faults in a row, from 1; `attempts_left` says how many more retries remain after it.
+    `adjustment` says what changes before the turn goes on: a budget is extended by a person, or the model wraps up with
+    one last reply without tools. `attempt` counts the faults in a row, from 1; `attempts_left` says how many more
+    retries remain after it.
     """
 
     action: Literal["resume", "ask", "give_up"]
     resume: State | None = None
+    adjustment: Literal["extend", "wrap_up"] | None = None
     delay_s: Annotated[float, Field(ge=0)] = 0.0
     attempt: Annotated[int, Field(ge=1)] = 1
     attempts_left: Annotated[int, Field(ge=0)] = 0
+
+
+OnBudget: TypeAlias = Literal["fail", "ask", "wrap_up"]
+"""When a budget is used up: the turn fails; a person is asked for more; the model is asked for a last reply."""
 
 
 class SessionSettings(Value):
@@ -310,7 +325,8 @@ class SessionSettings(Value):
 
     Defaults: 50 tool rounds and 3 continuations a turn, 2 retries after malformed arguments in a row, 3 after failures
     of the model in a row, the first after a tenth of `backoff_base_s` (all of it for a rate limit), unknown outcomes to
-    a person.
+    a person, no budgets. Money is counted in 10^-12 of its unit, whole numbers, so that sums are exact; `call_tokens`
+    and `call_cost_pico` are what one model call may use at most, as far as that was declared.
     """
 
     max_tool_rounds: Annotated[int, Field(ge=1)] = 50
@@ -319,6 +335,12 @@ class SessionSettings(Value):
     max_continuations: Annotated[int, Field(ge=0)] = 3
     backoff_base_s: Annotated[float, Field(ge=0)] = 5.0
     on_unknown: Literal["ask", "tell_model"] = "ask"
+    max_tool_calls: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_cost_pico: Annotated[int, Field(ge=1)] | None = None
+    call_tokens: Annotated[int, Field(ge=0)] = 0
+    call_cost_pico: Annotated[int, Field(ge=0)] = 0
+    on_budget: OnBudget = "fail"
 
 
 class ToolSpec(Value):

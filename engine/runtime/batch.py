@@ -256,7 +256,8 @@ class BatchRunner:
         if self._parts.approver is None:
             return
         for effect in effects:
-            if isinstance(effect, AskUser):
+            # An approver judges calls; a budget is `session.answer`'s.
+            if isinstance(effect, AskUser) and effect.request.kind != "budget":
                 self._crew.start(partial(self._ask_approver, effect.request, self._scope(effect.request.id)))
 
     async def _ask_approver(self, request: Request, scope: anyio.CancelScope) -> None:

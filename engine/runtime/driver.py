@@ -30,7 +30,6 @@ from ..core.values import Fault, Message, Outcome, Prompt, State, ToolStatus
 from ..errors import EngineClosed, InboxFull, InvalidEvent, JournalError, SessionBusy
 from ..log import logger
 from ..replay.turns import call_results
-from .answering import case_of
 from .batch import BatchRunner, Desk, Mailbox, Places
 from .broadcast import Broadcast
 from .crew import Crew
@@ -38,6 +37,7 @@ from .inlet import Inlet
 from .ledger import Ledger
 from .parts import Parts, TurnResult
 from .performers import call_model, prepare_context, probe_started, recover
+from .spending import admit
 
 _READY = (State.IDLE, State.WAITING_FOR_USER)
 
@@ -75,6 +75,7 @@ class Driver:
         self._driving: anyio.Event | None = None
         self._scope: anyio.CancelScope | None = None
         self._stop: TurnCancelled | ShutdownRequested | None = None
+        self._drain: ShutdownRequested | None = None
         self.inlet = Inlet(self, self._desk)
         # Who approves in this engine has not seen the questions that an earlier one left open.
         self._owes_questions = parts.approver is not None and bool(ledger.session.pending)
@@ -155,6 +156,15 @@ class Driver:
         elif self.session.turn is not None and self.session.state is not State.SHUTDOWN:
             async with self._lock:
                 await self._end_turn(event)
+
+    async def drain(self, event: ShutdownRequested) -> None:
+        """End the open turn with `event` where nothing that has started is unfinished; return when that is durable."""
+        if self._driving is None or self.session.state in (State.WAITING_FOR_USER, State.ERROR):
+            # Nothing is under way but waiting: for a person, or out a fault.
+            await self.stop(event)
+        else:
+            self._drain = event
+            await self.rest()
 
     async def rest(self) -> None:
         """Wait until no drive runs."""
@@ -240,7 +250,7 @@ class Driver:
             elif scope.cancelled_caught:
                 find = self._overdue
             else:
-                find = self.inlet.late_answers if self._mail else None
+                find = self.inlet.late_answers if self._mail and self._drain is None else None
 
     async def _run(self, events: Sequence[KnownEvent]) -> None:
         if not events:
@@ -249,6 +259,9 @@ class Driver:
         if isinstance(events[0], PromptReceived) and len(events[0].messages) > 1:
             self._system = _last_system(self.session)
         while effects:
+            if self._drain is not None:
+                await self.inlet.commit([self._drain])
+                return
             self.inlet.watch(effect.request for effect in effects if isinstance(effect, AskUser))
             state = self.session.state
             asks = state is State.WAITING_FOR_USER and self.parts.approver is not None
@@ -293,8 +306,7 @@ class Driver:
         if system is not None and system != self._system:
             messages.insert(0, Message(role="system", text=system))
         self._turn_ns = self.parts.clock.monotonic_ns()
-        case = case_of(self.parts, self.session) if prompt.calls else None
-        calls, plans = self.parts.toolbox.admit(prompt.calls, self.parts.policy, case)
+        calls, plans = admit(self.parts, self.session, prompt.calls) if prompt.calls else ((), ())
         return PromptReceived(
             messages=tuple(messages),
             direct_calls=tuple(calls),

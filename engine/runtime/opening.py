@@ -5,6 +5,7 @@ May import core, pydantic, ports and its neighbours. Must never do I/O.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypedDict
 
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ from ..errors import EncodingError, UsageError
 from ..journal.canonical import canonical
 from ..tools.encode import complaint
 from .parts import Parts
+from .spending import declared_tokens
 
 
 class Who(TypedDict, total=False):
@@ -43,6 +45,22 @@ def as_prompt(given: str | Prompt) -> Prompt:
     return Prompt(text=given)
 
 
+def check_siblings(parent: str | None, siblings: Iterable[Session], parts: Parts) -> None:
+    """Refuse a session beyond those that its parent may have open at a time.
+
+    Raises:
+        UsageError: there are as many already.
+    """
+    if parent is None:
+        return
+    limit, count = parts.limits.max_parallel_tasks, sum(session.opened.parent == parent for session in siblings)
+    if count >= limit:
+        raise UsageError(
+            f"session {parent!r} already has {count} open child sessions; close one of them first, or raise "
+            "max_parallel_tasks"
+        )
+
+
 def opening_event(session: Session, parts: Parts, who: Who) -> SessionOpened | None:
     """Return the event that records whose session it is and by which settings it goes on, where something of it is new.
 
@@ -56,7 +74,7 @@ def opening_event(session: Session, parts: Parts, who: Who) -> SessionOpened | N
     """
     known = session.opened
     given = {name: value for name, value in who.items() if value is not None}
-    settings = parts.limits.settings(parts.settings.on_unknown)
+    settings = parts.limits.settings(parts.settings.on_unknown, declared_tokens(parts.parameters))
     try:
         # Validated, not copied: what the journal could not be read with later is refused here.
         event = SessionOpened.model_validate({**dict(known), **given, "settings": settings})

@@ -32,8 +32,9 @@ from ..models.recorded import RecordedModel
 from ..ports import Emit, ModelRequest, Probing, Tool, ToolContext, ToolOutput
 from ..tools.encode import describe
 from ..tools.function import FunctionTool, really_cancelled
-from .answering import case_of
+from .answering import case_of, expiry
 from .parts import Parts
+from .spending import admit, cost_of
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -61,9 +62,8 @@ async def call_model(parts: Parts, session: Session, emit: Emit) -> KnownEvent:
     """Ask the model; a reply comes back with the decision about each of its calls, anything else as a fault."""
     turn = session.turn
     assert turn is not None
-    request = ModelRequest(
-        session.transcript, parts.toolbox.specs, parts.parameters, session.id, turn.number, turn.round
-    )
+    specs = () if turn.concluding else parts.toolbox.specs
+    request = ModelRequest(session.transcript, specs, parts.parameters, session.id, turn.number, turn.round)
     ask: Callable[[ModelRequest], Awaitable[ModelReply]] = partial(_generate, parts, emit)
     for middleware in reversed(parts.middleware):
         ask = partial(_wrapped, middleware.around_model, ask)
@@ -114,15 +114,16 @@ def _judge(parts: Parts, session: Session, reply: object) -> KnownEvent:
         return _fault("bad_reply", f"the reply uses a call id twice: {', '.join(ids)}", retryable=True)
     if not ids and not reply.text and not isinstance(parts.model, RecordedModel):
         return _fault("empty_reply", f"the reply has neither text nor calls (finish: {reply.finish})", retryable=True)
+    cost_pico = cost_of(parts, reply) if parts.limits.counts_output else None
     if not ids:
-        return ModelReplied.trusted(reply=reply)
+        return ModelReplied.trusted(reply=reply, cost_pico=cost_pico)
     try:
-        calls, plans = parts.toolbox.admit(reply.tool_calls, parts.policy, case_of(parts, session))
+        calls, plans = admit(parts, session, reply.tool_calls)
     except Exception as error:
         return _fault("host_failure", f"the policy failed: {describe(error)}")
     if calls is not reply.tool_calls:
         reply = reply.model_copy(update={"tool_calls": calls})
-    return ModelReplied.trusted(reply=reply, plans=plans)
+    return ModelReplied.trusted(reply=reply, plans=plans, cost_pico=cost_pico)
 
 
 class Tooling(NamedTuple):
@@ -255,7 +256,8 @@ async def probe_started(parts: Parts, session: Session, emit: Emit) -> tuple[Pro
 async def recover(parts: Parts, plan: RecoveryPlan) -> KnownEvent:
     """Carry out a recovery plan: wait as long as it says, or say that it takes a person, or give up."""
     if plan.action == "ask":
-        return RecoveryNeedsUser()
+        # No answer about a write in doubt would be one that nobody gave: only a budget is refused by the clock.
+        return RecoveryNeedsUser(expires_at=expiry(parts) if plan.adjustment == "extend" else None)
     if plan.action == "give_up":
         return RecoveryFailed()
     started_ns = parts.clock.monotonic_ns()

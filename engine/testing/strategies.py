@@ -28,6 +28,7 @@ from ..core.values import (
     JsonObject,
     Message,
     ModelReply,
+    OnBudget,
     PlannedCall,
     Priority,
     ResourceUsage,
@@ -127,6 +128,8 @@ def settings() -> st.SearchStrategy[SessionSettings]:
     return st.builds(
         SessionSettings, max_tool_rounds=st.integers(1, 3), max_parse_retries=small, max_model_retries=small,
         max_continuations=small, backoff_base_s=st.floats(0, 10), on_unknown=st.sampled_from(["ask", "tell_model"]),
+        max_tokens=st.none() | st.integers(1, 10_000), call_tokens=st.integers(0, 10_000),
+        on_budget=st.sampled_from(get_args(OnBudget)),
     )  # fmt: skip
 
 

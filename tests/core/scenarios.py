@@ -46,6 +46,7 @@ ASK: dict[str, Any] = {"decision": "ask"}
 REFUSE: dict[str, Any] = {"decision": "refuse", "refusal": "not allowed", "status": ToolStatus.DENIED}
 MALFORMED: dict[str, Any] = {"decision": "refuse", "refusal": "n: not a number", "malformed": True}
 HALT: dict[str, Any] = {"decision": "halt", "refusal": "round in circles", "status": ToolStatus.DENIED}
+BEYOND: dict[str, Any] = {**HALT, "refusal": "the turn used all of its budget of 1 tool calls", "budget": "tool_calls"}
 NOTED: dict[str, Any] = {"decision": "run", "note": "once more will not help"}
 BY_GRANT: dict[str, Any] = {"decision": "run", "grant": "s:4:0:approval"}
 
@@ -112,6 +113,10 @@ GRANTED: list[KnownEvent] = [
 ]  # fmt: skip
 """A person has allowed one call, and more of its kind."""
 
+SPENDING: list[KnownEvent] = [prompt(), CONTEXT, says("a", "length")]
+ONE_ROUND: list[KnownEvent] = [opened(max_tokens=4, on_budget="ask"), *SPENDING]
+"""A turn whose first reply used all of its tokens, and was cut off."""
+
 SESSIONS: dict[str, list[KnownEvent]] = {
     "fresh": [],
     "idle": [opened()],
@@ -157,6 +162,13 @@ SESSIONS: dict[str, list[KnownEvent]] = {
     "error, to ask": IN_DOUBT,
     "error, to give up": [*ASKED, fault("host_failure")],
     "error, to give up while tools ran": [*ASKED, reply(RUN, ASK), started(1), fault("execution_limit")],
+    "processing, nothing left to spend": ONE_ROUND,
+    "error, to ask for more": [*ONE_ROUND, CONTEXT],
+    "waiting for more to spend": [*ONE_ROUND, CONTEXT, RecoveryNeedsUser()],
+    "generating, to wrap up": [opened(max_tokens=4, on_budget="wrap_up"), *SPENDING, CONTEXT, Recovered()],
+    "waiting for more tool calls": [
+        opened(max_tool_calls=1, on_budget="ask"), prompt(), CONTEXT, reply(BEYOND), RecoveryNeedsUser(),
+    ],
     "error, unknown told to the model": [
         opened(on_unknown="tell_model"), prompt(), CONTEXT, reply(RUN), started(1), BACK,
     ],
@@ -199,8 +211,8 @@ def _replies(_: Session) -> Iterator[KnownEvent]:
     yield reply(REFUSE)
     yield reply(MALFORMED)
     yield reply(MALFORMED, RUN)
-    for plan in (HALT, NOTED, BY_GRANT):
-        yield reply(plan)
+    for decided in (HALT, NOTED, BY_GRANT, BEYOND):
+        yield reply(decided)
     twice = ToolCall(id="c1", name="pay")
     plan = PlannedCall(call_id="c1")
     yield ModelReplied(reply=ModelReply(tool_calls=[twice, twice]), plans=(plan, plan))

@@ -16,7 +16,7 @@ from .scenarios import session
 
 MODEL = ("rate_limit", "model_failure", "bad_reply", "empty_reply")
 TOLD = ("tool_timeout", "memory_limit")
-FINAL = ("malformed_arguments", "round_limit", "execution_limit", "loop", "host_failure")
+FINAL = ("malformed_arguments", "round_limit", "execution_limit", "loop", "budget", "host_failure")
 
 
 def plan(kind: FaultKind, *earlier: str, retry_after_s: float | None = None, **settings: object) -> RecoveryPlan:
