@@ -29,9 +29,10 @@ from ..core.values import Fault, FaultKind, Message, ModelReply, RecoveryPlan, R
 from ..errors import ModelError
 from ..log import logger
 from ..models.recorded import RecordedModel
-from ..ports import Emit, ModelRequest, Probing, Tool, ToolContext, ToolOutput
+from ..ports import Emit, ModelRequest, Probing, ToolContext, ToolOutput
 from ..tools.encode import describe
 from ..tools.function import FunctionTool, really_cancelled
+from ..tools.isolation import is_isolated
 from .answering import case_of, expiry
 from .parts import Parts
 from .spending import admit, cost_of
@@ -185,7 +186,7 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
         for middleware in reversed(tooling.parts.middleware):
             run = partial(_wrapped, middleware.around_tool, run)
         # A worker process has its time from when it has the call, and its end comes with a word about what happened.
-        scope.deadline = math.inf if _ends_itself(tool) else anyio.current_time() + context.timeout_s
+        scope.deadline = math.inf if is_isolated(tool) else anyio.current_time() + context.timeout_s
         with scope:
             output = await run(context)
             # What we wrote ourselves needs no check.
@@ -201,10 +202,6 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
         # A thread cannot be stopped: nobody knows what the write still does.
         return ToolOutput(f"{text}; it may still take effect", ToolStatus.UNKNOWN, "timed_out")
     return ToolOutput(text, ToolStatus.TIMED_OUT, "timed_out")
-
-
-def _ends_itself(tool: Tool) -> bool:
-    return isinstance(tool, FunctionTool) and tool.isolated
 
 
 def tool_context(
