@@ -23,9 +23,10 @@ from ..core.events import (
 from ..core.session import CallState, Session
 from ..core.values import Fault, FaultKind, Message, ResourceUsage, ToolStatus, WirePatch
 from ..log import logger
-from ..ports import Emit, Probing, Tool, ToolContext, ToolOutput
+from ..ports import Emit, Probing, ToolContext, ToolOutput
 from ..tools.encode import describe
 from ..tools.function import FunctionTool, really_cancelled
+from ..tools.isolation import is_isolated
 from .answering import case_of
 from .parts import Parts
 
@@ -119,7 +120,7 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
         for middleware in reversed(tooling.parts.middleware):
             run = partial(_wrapped, middleware.around_tool, run)
         # A worker process has its time from when it has the call, and its end comes with a word about what happened.
-        scope.deadline = math.inf if _ends_itself(tool) else anyio.current_time() + context.timeout_s
+        scope.deadline = math.inf if is_isolated(tool) else anyio.current_time() + context.timeout_s
         with scope:
             watchdog = None if in_thread else tooling.parts.monitor.watchdog
             output = await (run(context) if watchdog is None else watchdog.running(context.name, run(context)))
@@ -136,10 +137,6 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
         # A thread cannot be stopped: nobody knows what the write still does.
         return ToolOutput(f"{text}; it may still take effect", ToolStatus.UNKNOWN, "timed_out")
     return ToolOutput(text, ToolStatus.TIMED_OUT, "timed_out")
-
-
-def _ends_itself(tool: Tool) -> bool:
-    return isinstance(tool, FunctionTool) and tool.isolated
 
 
 def tool_context(

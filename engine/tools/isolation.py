@@ -6,7 +6,7 @@ Must never start a process before a call needs one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..core.limits import Limits, MemoryStrength
 from ..errors import LimitNotEnforceable
@@ -38,7 +38,7 @@ class Workers:
             LimitNotEnforceable: it cannot be run as it is made, or not be bounded as is demanded.
         """
         check_bounded(tool, self._demanded)
-        return tool.served_by(self.pool) if isinstance(tool, FunctionTool) and tool.isolated else tool
+        return cast("FunctionTool[..., object]", tool).served_by(self.pool) if is_isolated(tool) else tool
 
     def pool(self) -> WorkerPool:
         """Return the pool that is open."""
@@ -55,14 +55,18 @@ class Workers:
             await pool.aclose()
 
 
+def is_isolated(tool: Tool) -> bool:
+    """Return whether calls of a tool run in a process of their own, which ends them in time by itself."""
+    return isinstance(tool, FunctionTool) and tool.isolated
+
+
 def check_bounded(tool: Tool, demanded: MemoryStrength) -> None:
     """Make sure that a tool can run as it is made, bounded as the engine demands.
 
     Raises:
         LimitNotEnforceable: this machine cannot, or the tool does not ask for it.
     """
-    isolated = isinstance(tool, FunctionTool) and tool.isolated
-    if not isolated and demanded == "advisory":
+    if not is_isolated(tool) and demanded == "advisory":
         return
     from .workers import strength
 

@@ -39,8 +39,13 @@ class Watching:
         self.started: list[int] = []
         self.alive_at_end: list[int] = []
         self._of_call: dict[str, list[int]] = {}
-        self.reported = anyio.Event()
+        self._reported = anyio.Event()
         self._expected: tuple[int, Callable[[], object]] = (0, list)
+
+    async def report(self) -> None:
+        """Wait for the first process."""
+        with anyio.fail_after(PATIENCE_S):
+            await self._reported.wait()
 
     def when(self, count: int, act: Callable[[], object]) -> None:
         """Do something once so many processes are there."""
@@ -56,7 +61,7 @@ class Watching:
         if isinstance(notice, ToolProgress):
             self.started.append(int(notice.text))
             self._of_call.setdefault(notice.call_id, []).append(self.started[-1])
-            self.reported.set()
+            self._reported.set()
             count, act = self._expected
             if len(self.started) == count:
                 act()
@@ -177,7 +182,7 @@ async def test_f3_m11_cancelled_turn_kills_the_tree_before_the_end_is_recorded()
         async with anyio.create_task_group() as group:
 
             async def cancel() -> None:
-                await watching.reported.wait()
+                await watching.report()
                 await session.cancel("enough")
 
             group.start_soon(cancel)
@@ -200,7 +205,7 @@ async def test_v33_f3_shutdown_ends_running_workers() -> None:
             outcomes.append((await session.ask(Prompt(calls=[call("write_that_hangs")]))).outcome)
 
         group.start_soon(ask)
-        await watching.reported.wait()
+        await watching.report()
         await engine.shutdown()
         assert len(watching.started) == 1
         assert not lives(watching.started[0])
@@ -209,7 +214,7 @@ async def test_v33_f3_shutdown_ends_running_workers() -> None:
 
 async def test_v22_waiting_for_a_worker_is_not_in_the_time_of_a_call() -> None:
     """A call that finds every worker of the engine taken begins when one is free, and its time begins then."""
-    hangs, brief = living.bounded(bad.hangs, timeout_s=1.5), living.bounded(functions.add, timeout_s=1.0)
+    hangs, brief = living.bounded(bad.hangs, timeout_s=2.5), living.bounded(functions.add, timeout_s=1.0)
     async with leaving_nothing([hangs, brief]) as (engine, watching):
         results: dict[str, ToolStatus] = {}
 
@@ -219,7 +224,7 @@ async def test_v22_waiting_for_a_worker_is_not_in_the_time_of_a_call() -> None:
 
         async with anyio.create_task_group() as group:
             group.start_soon(ask, "a", Prompt(calls=[call("hangs")]))
-            await watching.reported.wait()
+            await watching.report()
             group.start_soon(ask, "b", Prompt(calls=[call("add", a=1, b=2)]))
     assert results == {"a": ToolStatus.TIMED_OUT, "b": ToolStatus.COMPLETED}
 

@@ -17,8 +17,8 @@ from examples import misbehaving_tools as bad
 from tests.tools.workers.talking import PATIENCE_S
 
 TIGHT = WorkerLimits(tree_memory_mb=200, output_bytes=100_000, open_files=64, grace_s=0.1)
-SHORT_S = 0.3
-"""A deadline that is meant to pass."""
+SHORT_S = 0.8
+"""A deadline that is meant to pass, when the tool has said which processes it has started."""
 
 BRANCHING = 3
 """How deep `forks_and_forks` goes: 2³ processes at its ends, all of them in sessions of their own."""
