@@ -72,8 +72,9 @@ class Closing:
         self.begun = True
         # Shielded: a cancelled engine, too, has to know what it must let go of.
         with anyio.CancelScope(shield=True):
-            async with self._opening:
-                drivers = list(self._drivers.values())
+            await self._opening.acquire()
+        drivers = list(self._drivers.values())
+        self._opening.release()
         for driver in drivers:
             driver.refuse_prompts()
         # From here on nothing may be awaited before this one begins.
