@@ -34,14 +34,14 @@ from .runtime.crew import Crew
 from .runtime.driver import Driver
 from .runtime.ledger import Ledger
 from .runtime.opening import Who, as_prompt, opening_event
-from .runtime.parts import EngineSettings, Parts, TurnResult
+from .runtime.parts import EngineSettings, Learns, Parts, TurnResult, learner_of
 from .runtime.stream import TurnStream
 from .tools.encode import complaint
 from .tools.registry import Toolbox
 
 
 class Extras(TypedDict, total=False):
-    """What an engine takes beside model, tools, journal and limits; see the ports of the same names."""
+    """What an engine takes beside model, tools, journal and limits; see the ports of the same names, and `Learner`."""
 
     settings: EngineSettings
     middleware: Sequence[Middleware]
@@ -50,6 +50,7 @@ class Extras(TypedDict, total=False):
     approver: Approver
     policy: Policy
     clock: Clock
+    predictor: Learns
 
 
 class Engine:
@@ -87,6 +88,7 @@ class Engine:
             observers=tuple(extras.get("observers", ())),
             approver=extras.get("approver"),
             policy=extras.get("policy"),
+            learner=learner_of(extras.get("predictor")),
         )
         self._sessions: dict[str, Session] = {}
         self._drivers: dict[str, Driver] = {}
@@ -163,7 +165,7 @@ class Engine:
     async def _load(self, name: str, takeover: bool, who: Who) -> Driver:
         writer = await self._parts.journal.claim(name, takeover=takeover)
         try:
-            broadcast = Broadcast(name, self._parts.observers)
+            broadcast = Broadcast(name, self._parts.watchers)
             ledger = Ledger(name, self._parts, writer, broadcast)
             await ledger.load()
             driver = Driver(self._parts, ledger, broadcast, self._crew)
@@ -205,8 +207,7 @@ class Engine:
         with anyio.move_on_after(grace_s):
             for driver in drivers:
                 await driver.rest()
-        closing = [session.close for session in sessions]
-        closing += [self._parts.journal.aclose, getattr(self._parts.model, "aclose", _nothing_to_close)]
+        closing = [*(session.close for session in sessions), *self._parts.closing()]
         failures: list[Exception] = []
         with anyio.CancelScope(shield=True):
             for close in closing:
@@ -392,10 +393,6 @@ class Session:
         finally:
             self._forget(self.id)
             await self._driver.close()
-
-
-async def _nothing_to_close() -> None:
-    """Stand in for the end of a model that holds nothing."""
 
 
 __all__ = ["Engine", "Extras", "Session", "Who", "read_history"]

@@ -28,7 +28,7 @@ from ..models.llama_cpp import packaged_model
 from .terminal import Screen, safe
 
 REQUIRED = ("anyio", "psutil", "pydantic", "structlog", "transitions")
-EXTRAS = {"http": "httpx2", "local": "xllamacpp", "cli": "rich"}
+EXTRAS = {"http": "httpx2", "local": "xllamacpp", "cli": "rich", "plot": "matplotlib"}
 
 _FSYNCS = 16
 _OLDEST_SQLITE = (3, 35, 0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field
 
@@ -14,6 +14,13 @@ from ..core.values import JsonObject, Outcome, Request, Usage, Value
 from ..ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy
 from ..replay.turns import CallResult
 from ..tools.registry import Toolbox
+
+if TYPE_CHECKING:
+    from ..predict import Predictor
+    from .learning import Learner
+
+Learns: TypeAlias = "Predictor | Learner"
+"""What can learn from the sessions of an engine: one predictor for all of them, or a `Learner`."""
 
 
 class EngineSettings(Value):
@@ -62,8 +69,32 @@ class Parts:
     observers: tuple[Observer, ...] = ()
     approver: Approver | None = None
     policy: Policy | None = None
+    learner: Learner | None = None
 
     @property
     def parameters(self) -> Mapping[str, Any]:
         """What goes to the model with every request."""
         return self.settings.parameters
+
+    @property
+    def watchers(self) -> Sequence[Observer]:
+        """Who sees every record."""
+        return self.observers if self.learner is None else (*self.observers, self.learner)
+
+    def closing(self) -> Sequence[Callable[[], Awaitable[None]]]:
+        """Return what lets go of everything that is held, to be called in this order, once no session runs."""
+        learner = _nothing_to_close if self.learner is None else self.learner.aclose
+        return learner, self.journal.aclose, getattr(self.model, "aclose", _nothing_to_close)
+
+
+def learner_of(given: Learns | None) -> Learner | None:
+    """Return the learner of an engine; what learning needs is loaded by engines that learn."""
+    if given is None:
+        return None
+    from .learning import as_learner
+
+    return as_learner(given)
+
+
+async def _nothing_to_close() -> None:
+    """Stand in for the end of a model that holds nothing."""
