@@ -151,11 +151,12 @@ class Shelf:
             return kept.predictor
 
     async def put_back(self, owner: Owner) -> None:
-        """Tell that a session of an owner is closed."""
+        """Tell that a session of an owner is closed. After the last one there is time to forget and to write."""
         async with self._lock:
             kept = self._kept[owner]
             kept.sessions -= 1
             if not kept.sessions and kept.unsaved >= SAVE_AFTER:
+                await anyio.to_thread.run_sync(kept.predictor.decay)
                 await _save(kept)
 
     async def aclose(self) -> None:
