@@ -1,5 +1,7 @@
 """An agent engine as an explicit finite-state machine: recorded transitions, exact resumption, enforced limits."""
 
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
 from .api import Engine, Session
 from .core.limits import Limits
@@ -23,11 +25,15 @@ from .runtime.parts import EngineSettings, TurnResult
 from .runtime.stats import EngineStats
 from .tools.function import tool
 
+if TYPE_CHECKING:
+    from .runtime.learning import Learner
+
 __all__ = [
     "Engine",
     "EngineError",
     "EngineSettings",
     "EngineStats",
+    "Learner",
     "Limits",
     "Message",
     "ModelReply",
@@ -49,3 +55,12 @@ __all__ = [
     "__version__",
     "tool",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first asked for: most engines do not learn.
+    if name == "Learner":
+        from .runtime.learning import Learner
+
+        return Learner
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

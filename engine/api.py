@@ -39,7 +39,7 @@ from .runtime.driver import Driver
 from .runtime.loading import Nursery, load_driver
 from .runtime.monitor import Monitor, Watching
 from .runtime.opening import Who, as_prompt
-from .runtime.parts import EngineSettings, Parts, TurnResult
+from .runtime.parts import EngineSettings, Learns, Parts, TurnResult, learner_of
 from .runtime.spending import check_names
 from .runtime.stats import EngineStats, stats_of
 from .runtime.stream import TurnStream
@@ -48,7 +48,7 @@ from .tools.registry import Toolbox
 
 
 class Extras(TypedDict, total=False):
-    """What an engine takes beside model, tools, journal and limits; see the ports of the same names."""
+    """What an engine takes beside model, tools, journal and limits; see the ports of the same names, and `Learner`."""
 
     settings: EngineSettings
     middleware: Sequence[Middleware]
@@ -58,6 +58,7 @@ class Extras(TypedDict, total=False):
     policy: Policy
     clock: Clock
     redactor: Redactor
+    predictor: Learns
 
 
 class Engine:
@@ -101,6 +102,7 @@ class Engine:
             approver=extras.get("approver"),
             policy=extras.get("policy"),
             redactor=redactor,
+            learner=learner_of(extras.get("predictor")),
         )
         check_names(self._parts)
         self._sessions: dict[str, Session] = {}

@@ -47,6 +47,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "httpx2": ("models.http",),
     "xllamacpp": ("models.llama_cpp",),
     "rich": ("cli",),
+    "matplotlib": ("cli.plots",),
     "transitions": ("core.table", "inspect.diagram"),
     "structlog": ("log",),
     "psutil": ("journal", "runtime", "tools", "cli"),

@@ -7,15 +7,17 @@ Pure but for `save` and `load`: no clock, no randomness, the same in every proce
 from __future__ import annotations
 
 from .arguments import Guess
-from .contexts import END, Situation
+from .contexts import END, START, Situation
 from .decision import Allowance, Benefit, Choice, Chooser, Declared, Preparation, WarmRule, permitted
 from .learned import PredictorSettings
 from .patterns import Execution, Pattern
 from .predictor import Predictor, Reason
+from .scoring import Score
 from .sources import Rule
 
 __all__ = [
     "END",
+    "START",
     "Allowance",
     "Benefit",
     "Choice",
@@ -29,6 +31,7 @@ __all__ = [
     "Preparation",
     "Reason",
     "Rule",
+    "Score",
     "Situation",
     "WarmRule",
     "permitted",

@@ -113,6 +113,13 @@ class Predictor:
         self._learned.horizon.end(session.pending, not self.frozen)
         self._learned.make_room()
 
+    def forget(self, key: Hashable) -> None:
+        """Tell that a session is over, between two turns or inside one that nobody ended: it has no next tool."""
+        session = self._sessions.pop(key, None)
+        if session is not None:
+            self._learned.horizon.end(session.pending, not self.frozen)
+            self._learned.make_room()
+
     def decay(self) -> int:
         """Forget the weakest contexts in idle time, so that the next turns find room.
 
@@ -173,6 +180,21 @@ class Predictor:
     def patterns(self, k: int = 10) -> list[tuple[tuple[str, str], Pattern]]:
         """Return the `k` most frequent pairs (tool before, tool), each with how the second behaved."""
         return self._learned.patterns.most_frequent(k)
+
+    @property
+    def settings(self) -> PredictorSettings:
+        """Whose predictor it is, and what it may hold."""
+        return self._learned.settings
+
+    @property
+    def observations(self) -> int:
+        """How many decisions it has learned from: calls, and ends of turns."""
+        return self._learned.observations
+
+    @property
+    def contexts(self) -> int:
+        """How many contexts it holds, those of the horizon included."""
+        return len(self._learned.tables.by_key) + len(self._learned.horizon.by_key)
 
     # -- keeping
 

@@ -143,6 +143,8 @@ class Ledger:
             events.append(Resumed())
         if events:
             await self.commit(events)
+        if self._parts.learner is not None:
+            await self._parts.learner.enter(self.session)
 
     async def mend(self) -> list[KnownEvent]:
         """Find out what became durable of the last append, and take it over.
@@ -164,7 +166,11 @@ class Ledger:
 
     async def release(self) -> None:
         """Give the right to write up."""
-        await self._writer.release()
+        try:
+            await self._writer.release()
+        finally:
+            if self._parts.learner is not None:
+                await self._parts.learner.leave(self.session.id)
 
     async def _append(self, records: list[TransitionRecord]) -> None:
         """Append; whatever but success this ends with, what became durable is found out before anything else."""

@@ -32,7 +32,7 @@ async def load_driver(nursery: Nursery, name: str, who: Who, *, takeover: bool) 
     parts = nursery.asking.parts
     writer = await parts.journal.claim(name, takeover=takeover)
     try:
-        broadcast = Broadcast(name, parts.observers)
+        broadcast = Broadcast(name, parts.watchers)
         ledger = Ledger(name, parts, writer, broadcast)
         await ledger.load()
         parent = who.get("parent") or ledger.session.opened.parent

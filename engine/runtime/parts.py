@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, Field
 
@@ -25,6 +25,13 @@ def _plain(handler: RecoveryHandler) -> RecoveryHandler:
     if iscoroutinefunction(handler):
         raise ValueError("a recovery handler is a plain function: its decision is taken in line, and recorded")
     return handler
+
+if TYPE_CHECKING:
+    from ..predict import Predictor
+    from .learning import Learner
+
+Learns: TypeAlias = "Predictor | Learner"
+"""What can learn from the sessions of an engine: one predictor for all of them, or a `Learner`."""
 
 
 class EngineSettings(Value):
@@ -82,6 +89,7 @@ class Parts:
     observers: tuple[Observer, ...] = ()
     approver: Approver | None = None
     policy: Policy | None = None
+    learner: Learner | None = None
     redactor: Redactor | None = None
 
     def clean(self, value: T) -> T:
@@ -93,9 +101,24 @@ class Parts:
         """What goes to the model with every request."""
         return self.settings.parameters
 
+    @property
+    def watchers(self) -> Sequence[Observer]:
+        """Who sees every record."""
+        return self.observers if self.learner is None else (*self.observers, self.learner)
+
     def closing(self) -> Sequence[Callable[[], Awaitable[None]]]:
         """Return what lets go of everything that is held, to be called in this order, once no session runs."""
-        return self.toolbox.aclose, self.journal.aclose, getattr(self.model, "aclose", _nothing_to_close)
+        learner = _nothing_to_close if self.learner is None else self.learner.aclose
+        return learner, self.toolbox.aclose, self.journal.aclose, getattr(self.model, "aclose", _nothing_to_close)
+
+
+def learner_of(given: Learns | None) -> Learner | None:
+    """Return the learner of an engine; what learning needs is loaded by engines that learn."""
+    if given is None:
+        return None
+    from .learning import as_learner
+
+    return as_learner(given)
 
 
 async def _nothing_to_close() -> None:
