@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TypeAlias
 
-from . import append, growth, import_time, opening, replay, sessions, step, turn
+from . import append, growth, import_time, lag, opening, rate, replay, sessions, step, turn, workers
 from .numbers import FULL, NORMAL, QUICK, Effort, Result, WrongResult
 from .report import Run, as_json, as_text, load, versions
 
@@ -30,6 +30,9 @@ BENCHMARKS: Mapping[str, Measure] = {
     "replay": replay.measure,
     "import_time": import_time.measure,
     "sessions": sessions.measure,
+    "workers": workers.measure,
+    "rate": rate.measure,
+    "lag": lag.measure,
 }
 
 

@@ -46,6 +46,11 @@ GOALS: tuple[Goal, ...] = (
     Goal("replay.memory.cpu", "verified records a second a core", 40_000, 60_000, at_least=True),
     Goal("sessions.memory.share_of_floor", "1,000 sessions, tools of 10 ms, × floor", None, 0.2, at_least=True),
     Goal("sessions.durable.disk.group_gain", "100 sessions at once against one, real disk", None, 20, at_least=True),
+    Goal("workers.memory_kill.after_crossing", "2 GB under 200 MB: dead after crossing, ms", 300, 100),
+    Goal("workers.memory_kill.host_growth", "what the engine grows by meanwhile, MiB", 20, 5),
+    Goal("workers.host_kill.orphans_after_1_s", "processes left 1 s after the host was killed", 0, 0),
+    Goal("rate.requests_a_useful", "50 sessions on one refusal, requests a useful one", 1.1, 1.1),
+    Goal("lag.beside_sync_tool.p99", "loop lag while a sync tool sleeps, p99, ms", 50, 10),
     Goal("import_time.cpu_ratio", "import engine, × its five dependencies", 1.5, 1.4),
 )  # fmt: skip
 

@@ -1,9 +1,12 @@
 """An agent engine as an explicit finite-state machine: recorded transitions, exact resumption, enforced limits."""
 
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
 from .api import Engine, Session
 from .core.limits import Limits
 from .core.record import TransitionRecord
+from .core.redaction import Redactor
 from .core.values import (
     Message,
     ModelReply,
@@ -20,13 +23,19 @@ from .errors import EngineError
 from .ports import ModelRequest, ToolContext, ToolOutput
 from .runtime.lanes import LaneLimits
 from .runtime.parts import EngineSettings, TurnResult
+from .runtime.stats import EngineStats
 from .tools.function import tool
+
+if TYPE_CHECKING:
+    from .runtime.learning import Learner
 
 __all__ = [
     "Engine",
     "EngineError",
     "EngineSettings",
+    "EngineStats",
     "LaneLimits",
+    "Learner",
     "Limits",
     "Message",
     "ModelReply",
@@ -34,6 +43,7 @@ __all__ = [
     "Outcome",
     "Priority",
     "Prompt",
+    "Redactor",
     "Session",
     "State",
     "ToolCall",
@@ -47,3 +57,12 @@ __all__ = [
     "__version__",
     "tool",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first asked for: most engines do not learn.
+    if name == "Learner":
+        from .runtime.learning import Learner
+
+        return Learner
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

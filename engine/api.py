@@ -1,4 +1,4 @@
-"""What hosts call: `Engine` and `Session`.
+"""What hosts call: `Engine`, which holds sessions.
 
 An engine is opened with `async with` and holds sessions; a session is one conversation with its journal. May import
 everything below it. Must never hold the state of a session itself: that is the driver's.
@@ -7,42 +7,42 @@ everything below it. Must never hold the state of a session itself: that is the 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TypedDict, Unpack
 from uuid import uuid4
 
 import anyio
 from anyio.abc import TaskGroup
-from pydantic import ValidationError
 
-from .core.events import GrantRevoked, ShutdownRequested, TurnCancelled, UserAnswered
-from .core.grants import Grant
 from .core.limits import Limits
 from .core.record import TransitionRecord
-from .core.values import Message, Prompt, Request, State, Usage, check_id
-from .errors import EngineClosed, EngineError, InvalidEvent
+from .core.redaction import Redactor
+from .core.values import check_id
+from .errors import EngineClosed, EngineError
 from .journal import MemoryJournal
-from .journal.codec import decode
-from .log import logger
+from .log import hide_in_log, logger
 from .ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy, Tool
 from .replay.reading import read_history
-from .replay.turns import ConversationTurn
-from .runtime.answering import Said
-from .runtime.broadcast import Broadcast
+from .runtime.asking import asking_of
 from .runtime.clock import SystemClock
+from .runtime.closing import Closing, DrainReport
 from .runtime.crew import Crew
 from .runtime.dead_letters import DeadLetters
 from .runtime.driver import Driver
-from .runtime.ledger import Ledger
-from .runtime.opening import Who, as_prompt, opening_event
-from .runtime.parts import EngineSettings, Parts, TurnResult
+from .runtime.loading import Nursery, load_driver
+from .runtime.memory import Freer
+from .runtime.monitor import Monitor, Watching
+from .runtime.opening import Who
+from .runtime.parts import EngineSettings, Learns, Parts, learner_of
 from .runtime.pipeline import ToolStats, furnish
-from .runtime.stream import TurnStream
-from .tools.encode import complaint
+from .runtime.spending import check_names
+from .runtime.stats import EngineStats, stats_of
+from .session import Session
 
 
 class Extras(TypedDict, total=False):
-    """What an engine takes beside model, tools, journal and limits; see the ports of the same names."""
+    """What an engine takes beside model, tools, journal and limits; see the ports of the same names, and `Learner`."""
 
     settings: EngineSettings
     middleware: Sequence[Middleware]
@@ -51,6 +51,8 @@ class Extras(TypedDict, total=False):
     approver: Approver
     policy: Policy
     clock: Clock
+    redactor: Redactor
+    predictor: Learns
 
 
 class Engine:
@@ -65,6 +67,8 @@ class Engine:
 
     Raises:
         ToolDefinitionError: something is no tool, or a name is taken twice.
+        LimitNotEnforceable: a tool cannot be bounded as the limits demand.
+        UsageError: `limits` has limits of a tool that is not there.
     """
 
     def __init__(
@@ -76,35 +80,47 @@ class Engine:
         limits: Limits | None = None,
         **extras: Unpack[Extras],
     ) -> None:
-        journal, limits = MemoryJournal() if journal is None else journal, limits or Limits()
-        settings = extras.get("settings") or EngineSettings()
+        clock, limits = extras.get("clock") or SystemClock(), limits or Limits()
+        journal = MemoryJournal() if journal is None else journal
+        redactor, settings = extras.get("redactor"), extras.get("settings") or EngineSettings()
         toolbox, pipeline = furnish(tools, journal, limits, settings.lanes)
         self._parts = Parts(
             model=model,
             toolbox=toolbox,
             journal=journal,
-            limits=limits,
-            settings=settings,
             pipeline=pipeline,
-            clock=extras.get("clock") or SystemClock(),
+            limits=limits,
+            settings=settings if redactor is None else redactor.clean(settings),
+            clock=clock,
+            monitor=Monitor(Watching(limits, clock, settings.loop_limit_s, settings.stuck_after_s)),
             middleware=tuple(extras.get("middleware", ())),
             providers=tuple(extras.get("providers", ())),
             observers=tuple(extras.get("observers", ())),
             approver=extras.get("approver"),
             policy=extras.get("policy"),
+            redactor=redactor,
+            learner=learner_of(extras.get("predictor")),
         )
+        check_names(self._parts)
+        if pipeline.cache is not None:
+            self._parts.monitor.freers.append(Freer("results of tools", pipeline.cache.clear))
         self._sessions: dict[str, Session] = {}
         self._drivers: dict[str, Driver] = {}
         self._opening = anyio.Lock()
-        self._ending = False
+        self._closing = self._begin()
         self._group: TaskGroup | None = None
+        self._at_exit = ExitStack()
 
     async def __aenter__(self) -> Engine:
         if self._group is not None:
             raise EngineClosed("this engine is already open; make another one for another `async with`")
         self._group = await anyio.create_task_group().__aenter__()
-        self._crew = Crew(self._group)
-        self._ending = False
+        self._nursery = Nursery(asking_of(self._parts), Crew(self._group), self._drivers)
+        self._closing = self._begin()
+        if self._parts.redactor is not None:
+            self._at_exit.callback(hide_in_log(self._parts.redactor))
+        self._at_exit.callback(self._parts.monitor.close)
+        self._parts.monitor.start(self._group, self._drivers)
         return self
 
     async def __aexit__(
@@ -115,6 +131,7 @@ class Engine:
             await self.shutdown(0.0 if kind else self._parts.settings.exit_grace_s)
         finally:
             self._group = None
+            self._at_exit.close()
             group.cancel_scope.cancel()
             # The group is not told of the error: it would wrap it, and hosts catch JournalUnavailable, not a group.
             await group.__aexit__(None, None, None)
@@ -152,7 +169,7 @@ class Engine:
 
         Raises:
             InvalidId: the id does not match.
-            UsageError: what is said about whose session it is cannot be recorded.
+            UsageError: what is said about whose session it is cannot be recorded, or its parent has too many open.
             SessionBusy: another engine or process writes to the session.
             EngineClosed: the engine is not open.
             JournalError: the history cannot be read or does not hold.
@@ -160,7 +177,7 @@ class Engine:
         group = self._running_group()
         name = uuid4().hex if session_id is None else check_id(session_id)
         async with self._opening:
-            if self._ending:
+            if self._closing.begun:
                 raise EngineClosed("the engine is shutting down: open the session in another engine")
             known = self._sessions.get(name)
             if known is not None and not takeover:
@@ -168,26 +185,12 @@ class Engine:
             if known is not None:
                 # It may have lost the session to another writer: only a new claim takes it back.
                 await known.close()
-            driver = self._drivers[name] = await self._load(name, takeover, who)
+            driver = self._drivers[name] = await load_driver(self._nursery, name, who, takeover=takeover)
             session = self._sessions[name] = Session(driver, self._parts.journal, self._start, self._forget)
-        driver.inlet.watch(driver.session.pending)
+        driver.watch()
         if driver.unfinished:
             group.start_soon(self._go_on, driver)
         return session
-
-    async def _load(self, name: str, takeover: bool, who: Who) -> Driver:
-        writer = await self._parts.journal.claim(name, takeover=takeover)
-        try:
-            broadcast = Broadcast(name, self._parts.observers)
-            ledger = Ledger(name, self._parts, writer, broadcast)
-            await ledger.load()
-            driver = Driver(self._parts, ledger, broadcast, self._crew)
-            await ledger.commit_opening(opening_event(ledger.session, self._parts, who))
-            return driver
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await writer.release()
-            raise
 
     async def find(self, external_id: str) -> list[str]:
         """Return the ids of the sessions that were opened with this external id, sorted. Looks through all sessions."""
@@ -203,35 +206,29 @@ class Engine:
         async for record in read_history(self._parts.journal, session_id, after):
             yield record
 
+    async def drain(self, deadline_s: float = 30.0) -> DrainReport:
+        """Take no more prompts, and let every turn reach a point where nothing that has started is unfinished.
+
+        Such points lie between a reply and its tools, and between rounds. Turns are recorded as shut down there, or
+        after `deadline_s` seconds wherever they are, and go on when their session is opened again. Idempotent.
+        """
+        return await self._closing.drain(deadline_s)
+
+    def stats(self) -> EngineStats:
+        """Return what the engine is doing, what the process uses, and what was noticed. Takes some 100 µs."""
+        return stats_of(self._drivers.values(), self._parts.monitor)
+
     async def shutdown(self, grace_s: float = 0.0) -> None:
         """Let running turns end for up to `grace_s` seconds, interrupt the others, release every session. Idempotent.
 
         Interrupted turns are recorded as such and go on when their session is opened again. This engine opens none any
-        more.
+        more. A tool that swallows its cancellation is given up after `limits.cancel_grace_s`; leaving `async with`
+        still waits for it, for no task outlives its group.
 
         Raises:
             JournalUnavailable: something could not be released; everything else was.
         """
-        self._ending = True
-        async with self._opening:
-            sessions, drivers = list(self._sessions.values()), list(self._drivers.values())
-        for driver in drivers:
-            driver.refuse_prompts()
-        with anyio.move_on_after(grace_s):
-            for driver in drivers:
-                await driver.rest()
-        closing = [session.close for session in sessions]
-        closing += [self._parts.journal.aclose, getattr(self._parts.model, "aclose", _nothing_to_close)]
-        failures: list[Exception] = []
-        with anyio.CancelScope(shield=True):
-            for close in closing:
-                try:
-                    await close()
-                except Exception as error:
-                    # One that cannot be released must not keep the others from it.
-                    failures.append(error)
-        if failures:
-            raise failures[0]
+        await self._closing.shutdown(grace_s)
 
     def _running_group(self) -> TaskGroup:
         if self._group is None:
@@ -245,172 +242,16 @@ class Engine:
             # Nobody waits here; whoever uses the session next meets the same error.
             logger.exception("an interrupted turn could not go on", session=driver.session.id)
 
+    def _begin(self) -> Closing:
+        return Closing(self._parts, self._drivers, self._opening, self._forget)
+
     def _start(self, work: Callable[[], object]) -> None:
         self._running_group().start_soon(work)  # type: ignore[arg-type]
 
     def _forget(self, session_id: str) -> None:
         self._sessions.pop(session_id, None)
         self._drivers.pop(session_id, None)
-
-
-class Session:
-    """One conversation. Made by `Engine.open`; `async with` releases it at the end."""
-
-    def __init__(
-        self,
-        driver: Driver,
-        journal: Journal,
-        start: Callable[[Callable[[], object]], None],
-        forget: Callable[[str], None],
-    ) -> None:
-        self._driver = driver
-        self._journal = journal
-        self._start = start
-        self._forget = forget
-
-    async def __aenter__(self) -> Session:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with anyio.CancelScope(shield=True):
-            await self.close()
-
-    def __repr__(self) -> str:
-        return f"<session {self.id} {self.state.value} at {self.seq}>"
-
-    @property
-    def id(self) -> str:
-        """The session's id."""
-        return self._driver.session.id
-
-    @property
-    def external_id(self) -> str | None:
-        """The host's own name for the session."""
-        return self._driver.session.opened.external_id
-
-    @property
-    def state(self) -> State:
-        """What is going on; its value is the lower-case name."""
-        return self._driver.session.state
-
-    @property
-    def seq(self) -> int:
-        """Sequence number of the newest durable record."""
-        return self._driver.session.seq
-
-    @property
-    def pending(self) -> tuple[Request, ...]:
-        """What the session waits for a person to answer."""
-        return self._driver.session.pending
-
-    @property
-    def grants(self) -> tuple[Grant, ...]:
-        """The leave that was given for calls to come, oldest first; what is used up or over included."""
-        return self._driver.session.grants
-
-    @property
-    def messages(self) -> Sequence[Message]:
-        """The conversation as a model provider accepts it: every call with a result, in every state."""
-        return self._driver.session.messages()
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens of the whole session."""
-        return self._driver.session.usage
-
-    @property
-    def turns(self) -> tuple[ConversationTurn, ...]:
-        """The newest ended turns, oldest first, at most `limits.turns_ring`."""
-        return tuple(self._driver.ledger.turns)
-
-    @property
-    def recent(self) -> tuple[TransitionRecord, ...]:
-        """The newest records, oldest first, at most `limits.history_ring`."""
-        return tuple(map(decode, self._driver.ledger.recent))
-
-    @property
-    def cut_bytes(self) -> int:
-        """How many bytes of a torn record the journal cut off when the session was opened."""
-        return self._driver.ledger.cut_bytes
-
-    async def ask(self, prompt: str | Prompt) -> TurnResult:
-        """Run one turn and return how it came to rest: ended, or waiting for `answer`.
-
-        Prompts that are asked while a turn runs wait for it, in order. Cancelling the call cancels the turn.
-
-        Raises:
-            IllegalTransition: the session waits for an answer; answer or cancel first.
-            UsageError: the prompt is neither a text nor a `Prompt`.
-            InboxFull: `limits.inbox_size` prompts wait already.
-            JournalUnavailable: the journal failed; no effect of what it did not store started. The next call goes on.
-            EngineClosed: the engine or session is closed.
-        """
-        return await self._driver.ask(as_prompt(prompt))
-
-    def stream(self, prompt: str | Prompt) -> TurnStream:
-        """Run one turn in the background and iterate over its records and notices, ending with the `TurnResult`.
-
-        `async for` alone lets the turn go on when the loop is left early; inside `async with` leaving cancels it. A
-        slow reader loses the oldest items and sees a `Gap`.
-        """
-        return TurnStream(self._driver, as_prompt(prompt), self._start)
-
-    async def answer(self, request_id: str, **said: Unpack[Said]) -> TurnResult:
-        """Answer a pending request, in any order, and wait until the session rests again.
-
-        Args:
-            request_id: the `id` of one of `pending`.
-            said: see `Said`; `approve` is needed.
-
-        Raises:
-            InvalidEvent: no such request is pending, its time is over, the call cannot run with the arguments given, or
-                the answer says two things at once.
-        """
-        try:
-            answered = UserAnswered.model_validate({**said, "request_id": request_id})
-        except ValidationError as error:
-            raise InvalidEvent(f"this cannot be recorded as an answer: {complaint(error)}") from None
-        return await self._driver.inlet.answer(answered)
-
-    async def revoke(self, grant_id: str, *, by: str | None = None) -> None:
-        """Take one of `grants` back: from then on no call starts by it, not even one that it has let through.
-
-        Raises:
-            InvalidEvent: there is no such grant.
-        """
-        await self._driver.inlet.revoke(GrantRevoked(grant_id=grant_id, by=by))
-
-    async def cancel(self, reason: str = "cancelled") -> None:
-        """Cancel the open turn, wherever it is. Every call gets a terminal record. Without an open turn do nothing."""
-        await self._driver.stop(TurnCancelled(reason=reason))
-
-    async def result(self) -> TurnResult:
-        """Return the newest turn's result once the session rests. Goes on with a turn that a failure stopped."""
-        if self._driver.unfinished:
-            return await self._driver.resume()
-        await self._driver.rest()
-        return self._driver.result()
-
-    async def history(self, after: int = 0) -> AsyncIterator[TransitionRecord]:
-        """Iterate over the durable records from sequence `after` + 1: all of them, from the journal."""
-        async for record in read_history(self._journal, self.id, after):
-            yield record
-
-    async def close(self) -> None:
-        """Release the session; an open turn is interrupted in order. Idempotent."""
-        # First of all: a prompt that waits must not begin its turn between the end of this one and the release.
-        self._driver.refuse_prompts()
-        try:
-            await self._driver.stop(ShutdownRequested(reason="closed"))
-        finally:
-            self._forget(self.id)
-            await self._driver.close()
-
-
-async def _nothing_to_close() -> None:
-    """Stand in for the end of a model that holds nothing."""
+        self._parts.monitor.forget(session_id)
 
 
 __all__ = ["Engine", "Extras", "Session", "Who", "read_history"]

@@ -13,7 +13,10 @@ was attempted, what is legal there, and what to do.
     │   ├── SessionBusy             another writer owns the session
     │   ├── InboxFull               more prompts wait than the session admits
     │   ├── EngineClosed            the engine is not open
+    │   ├── PlanRefused             a recovery handler decided what cannot be done
     │   ├── ToolDefinitionError     a function cannot be made a tool; a name is taken
+    │   ├── LimitNotEnforceable     a limit is demanded that nothing here can enforce
+    │   ├── SecretRefused           a secret that cannot be kept out of records
     │   └── MissingExtra            an optional dependency is not installed
     ├── TableError                  the transition table itself is wrong (raised at import)
     ├── EncodingError               a value cannot be written as JSON
@@ -24,7 +27,9 @@ was attempted, what is legal there, and what to do.
     │   ├── NotAJournal             the file belongs to another program
     │   └── StaleWriter             the session was taken over by another writer
     ├── ModelError                  an adapter's failure; the driver turns it into a fault
+    │   ├── GateClosed              the gate before the model opens too late
     │   └── RecordedModelMismatch   a recorded model was asked something else than it recorded
+    ├── PredictorRefused            a file is no predictor that can be used here
     ├── ReplayError                 a history does not hold
     └── ImportRefused               a foreign log cannot be read as a history
 
@@ -122,6 +127,18 @@ class EngineClosed(UsageError):
 
 class ToolDefinitionError(UsageError):
     """Refuse a tool whose name, annotations or options cannot work."""
+
+
+class LimitNotEnforceable(UsageError):
+    """Refuse an engine whose tools cannot be bounded as it demands, on this machine or as they are made."""
+
+
+class PlanRefused(UsageError):
+    """Say what a recovery handler decided that cannot be done. It is logged; the engine's own plan is carried out."""
+
+
+class SecretRefused(UsageError):
+    """Refuse a secret that cannot be kept out of records without damaging them. The text never shows its value."""
 
 
 class MissingExtra(UsageError):
@@ -224,11 +241,44 @@ class ModelError(EngineError):
         super().__init__(message)
 
 
+class GateClosed(ModelError):
+    """Say that a request was not sent: the gate before its model opens later than the caller can wait.
+
+    Attributes:
+        wait_s: how long it would take, in seconds.
+    """
+
+    def __init__(self, key: str, wait_s: float, *, for_all: bool) -> None:
+        self.wait_s = wait_s
+        super().__init__(
+            f"{key} takes no request of this turn for another {wait_s:.0f} s",
+            kind="gate_closed",
+            retry_after_s=wait_s if for_all else None,
+        )
+
+
 class RecordedModelMismatch(ModelError):
     """A recorded model was asked something that its history does not hold at this place."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, retryable=False)
+
+
+class PredictorRefused(EngineError):
+    """Refuse a file that holds no predictor which can be used here. The file was not touched.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(
+            f"{path} is not a predictor that can be used here: {reason}; it was not touched. Move it away to begin "
+            "anew, or use the release and the salt that it was written with"
+        )
 
 
 class ReplayError(EngineError):

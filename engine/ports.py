@@ -14,11 +14,14 @@ from .core.grants import GrantTerms
 from .core.notices import Notice, ToolProgress
 from .core.record import TransitionRecord
 from .core.values import (
+    Fault,
     JsonObject,
     Message,
     ModelReply,
     Priority,
+    RecoveryPlan,
     Request,
+    ResourceUsage,
     ToolCall,
     ToolEffect,
     ToolSpec,
@@ -71,6 +74,16 @@ class Model(Protocol):
         Raises:
             ModelError: there is no reply; the error says whether trying again may help.
         """
+        ...
+
+
+@runtime_checkable
+class Metered(Model, Protocol):
+    """A model whose requests count against a quota at its provider."""
+
+    @property
+    def quota_key(self) -> str | None:
+        """Name of the quota: models that share one give the same. Holds no secret. None: nothing is counted."""
         ...
 
 
@@ -138,12 +151,15 @@ class ToolOptions:
 
 
 class ToolOutput(NamedTuple):
-    """How a call ended: a terminal status, the text for the model, and the kind of error where there was one."""
+    """How a call ended: a terminal status, the text for the model, the kind of error where there was one, and what the
+    call used where somebody measured it.
+    """
 
     content: str
     status: ToolStatus = ToolStatus.COMPLETED
     error: str | None = None
     patch: WirePatch | None = None
+    resources: ResourceUsage | None = None
 
 
 @runtime_checkable
@@ -229,6 +245,12 @@ class Approver(Protocol):
     async def answer(self, request: Request, call: ToolCall) -> Answer | None:
         """Return the answer, or None to leave the request pending for `session.answer`."""
         ...
+
+
+RecoveryHandler: TypeAlias = Callable[[Fault, RecoveryPlan], RecoveryPlan | None]
+"""Decides about one kind of fault: gets the fault and the plan that the engine made of it, returns another plan, or
+None to let that one stand. Called in line, so it must be quick; what it decides is recorded, and replay never asks it.
+"""
 
 
 class ContextProvider(Protocol):

@@ -689,8 +689,9 @@ def test_model_that_hangs_is_a_fault_after_its_time(backend: Literal["asyncio", 
             session = await engine.open("s")
             result = await session.ask("go")
             assert (result.outcome, result.reason) == (Outcome.FAILED, "the model did not answer within 20 s")
-            # 20 s each, and the back-off of 0.5, 1 and 2 s between them.
-            assert [round(b - a, 3) for a, b in pairwise(asked)] == [20.5, 21.0, 22.0]
+            # 20 s each, and a share of the back-off of 0.5, 1 and 2 s between them.
+            waits = [round(b - a - 20, 3) for a, b in pairwise(asked)]
+            assert [0 <= wait <= most for wait, most in zip(waits, (0.5, 1.0, 2.0), strict=True)] == [True] * 3
             await check_usable(session)
 
     in_virtual_time(backend, main)
@@ -707,7 +708,7 @@ def test_v24_rate_limit_waits_as_long_as_it_is_told(backend: Literal["asyncio", 
             session = await engine.open("s")
             began = anyio.current_time()
             result = await session.ask("go")
-            assert anyio.current_time() - began == pytest.approx(37)
+            assert 37 <= anyio.current_time() - began <= 37 + 5
             assert result.outcome is Outcome.COMPLETED
             assert len(model.requests) == 2
             await check_usable(session)
@@ -763,15 +764,16 @@ def test_a10_execution_limit_beside_a_timed_out_call(backend: Literal["asyncio",
 
 @both
 def test_a10_execution_limit_during_a_recovery(backend: Literal["asyncio", "trio"]) -> None:
-    """A recovery that would wait beyond the limit of the turn ends with the limit."""
+    """A recovery that would wait beyond the limit of the turn is not begun: the turn is put aside at once."""
 
     async def main() -> None:
         limit = ModelError("slow down", kind="rate_limit", retry_after_s=10_000)
         async with Engine(model=fine(limit), limits=Limits(max_execution_time_s=30)) as engine:
             session = await engine.open("s")
             began = anyio.current_time()
-            assert (await session.ask("go")).outcome is Outcome.FAILED
-            assert anyio.current_time() - began == pytest.approx(30)
+            assert (await session.ask("go")).outcome is Outcome.WAITING
+            assert anyio.current_time() == began
+            await session.cancel()
             await check_usable(session)
 
     in_virtual_time(backend, main)

@@ -44,6 +44,7 @@ Interrupt = Callable[[Scene, Session, int], Awaitable[bool]]
 
 async def check_every_step(scene: Scene, interrupt: Interrupt, slow: bool = False) -> None:
     """Interrupt the scene at step 1, 2, 3 … until it ends untouched, and check everything after each."""
+    before = {task.id for task in anyio.get_running_tasks()}
     for step in count(1):
         assert step < MOST_STEPS
         journal = YieldingJournal(MemoryJournal()) if slow else MemoryJournal()
@@ -54,6 +55,8 @@ async def check_every_step(scene: Scene, interrupt: Interrupt, slow: bool = Fals
             session = await engine.open("s")
             reached = await interrupt(scene, session, step)
             await check_usable(session, journal)
+        # Nothing that the engine started outlives it (I13).
+        assert {task.id for task in anyio.get_running_tasks()} <= before
         if not reached:
             return
 

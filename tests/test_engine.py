@@ -29,7 +29,7 @@ from engine import (
     tool,
 )
 from engine.core.notices import Notice
-from engine.errors import EngineClosed, InboxFull, InvalidEvent
+from engine.errors import EngineClosed, InboxFull, InvalidEvent, UsageError
 from engine.journal import MemoryJournal, SqliteJournal
 from engine.models import FunctionModel, ScriptedModel
 from engine.testing.scheduling import counting_steps
@@ -320,3 +320,19 @@ async def test_errors_leave_the_engine_as_themselves() -> None:
     with pytest.raises(InvalidEvent):
         async with Engine(model=echo()) as engine:
             await (await engine.open("s")).answer("nothing", approve=True)
+
+
+async def test_a3_max_parallel_tasks_bounds_the_open_children_of_a_session() -> None:
+    """A ninth open child of one parent is refused; another parent's, and one after a close, are not."""
+    async with Engine(model=ScriptedModel(["done"])) as engine:
+        children = [await engine.open(f"c{number}", parent="p") for number in range(8)]
+        with pytest.raises(UsageError, match="'p' already has 8 open child sessions; close one"):
+            await engine.open("c8", parent="p")
+        await engine.open("other", parent="q")
+        await children[0].close()
+        ninth = await engine.open("c8", parent="p")
+        assert (await ninth.ask("go")).outcome is Outcome.COMPLETED
+        # Who is open already is found, and who was closed counts again when it comes back.
+        assert await engine.open("c1", parent="p") is children[1]
+        with pytest.raises(UsageError):
+            await engine.open("c0")

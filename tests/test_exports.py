@@ -18,8 +18,11 @@ import pytest
 import engine
 
 GOLDEN = Path(__file__).parent / "golden" / "exports.txt"
-MODULES = ("engine", "engine.journal", "engine.models", "engine.replay", "engine.testing")
-EXTRAS = ("httpx2", "xllamacpp", "rich", "openai", "anthropic", "mcp", "dbos", "psycopg", "opentelemetry", "starlette")
+MODULES = ("engine", "engine.journal", "engine.models", "engine.predict", "engine.replay", "engine.testing")
+EXTRAS = (
+    "httpx2", "xllamacpp", "rich", "matplotlib", "openai", "anthropic", "mcp", "dbos", "psycopg", "opentelemetry",
+    "starlette",
+)  # fmt: skip
 NOT_FOR_PRODUCTION = ("pytest", "hypothesis", "trio")
 
 

@@ -117,6 +117,7 @@ class SessionMachine(RuleBasedStateMachine):
         carried_out: dict[str, KnownEvent] = {
             "resume": Recovered(),
             "ask": RecoveryNeedsUser(),
+            "park": RecoveryNeedsUser(),
             "give_up": RecoveryFailed(),
         }
         self.take(carried_out[plan.action])
@@ -124,8 +125,13 @@ class SessionMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.session.seq % 4 == 0 and self.session.state is not State.SHUTDOWN)
     @rule(data=st.data())
     def disturb(self, data: st.DataObject) -> None:
-        """A fault, a cancellation, a shutdown, other settings; not at every step, or no turn would get anywhere."""
+        """A fault, a host that decides, a cancellation, a shutdown, other settings; not at every step, or no turn would
+        get anywhere.
+        """
         kinds = {"faulted", "turn_cancelled", "shutdown_requested", "session_opened"} & set(legal(self.session.state))
+        plan = self.session.turn.plan if self.session.turn is not None else None
+        if self.session.state is State.ERROR and plan is not None and not plan.by_host:
+            kinds.add("recovery_planned")
         self.draw(data, data.draw(st.sampled_from(sorted(kinds)), "kind"))
 
     @precondition(lambda self: self.session.seq % 3 == 1 or any(call.started for call in open_calls(self.session)))

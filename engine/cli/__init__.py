@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from .._version import __version__
 from ..errors import EngineError, JournalTooNew, NotAJournal, UsageError
-from . import demo, doctor, exchange, graph, histories, stats, talk
+from . import demo, doctor, exchange, graph, histories, predict, stats, talk
 from .terminal import Screen, complain
 
 
@@ -36,6 +36,7 @@ _COMMANDS = (
         "replay", "verify histories, or show the state at any record", histories.add_replay_options, histories.replay
     ),
     _Command("stats", "what histories add up to", stats.add_stats_options, stats.stats),
+    _Command("predict", "learn which tools follow which, and say so", predict.add_predict_options, predict.predict),
     _Command("import", "chat logs into a journal", exchange.add_import_options, exchange.import_log),
     _Command(
         "export", "a journal as a chat log, or into another journal", exchange.add_export_options, exchange.export

@@ -31,6 +31,7 @@ from ..journal import open_journal
 from ..ports import Journal
 from ..runtime.parts import TurnResult
 from .demo_child import KILLS, MARK, Kill, run_child
+from .faults import tell_faults
 from .histories import check_all
 from .models import add_model_options, chosen_model
 from .signals import run_command
@@ -51,6 +52,7 @@ def add_demo_options(parser: ArgumentParser) -> None:
         "--output", metavar="DIR", default="agent-engine-demo", help="where files are left (default: %(default)s)"
     )
     parser.add_argument("--journal", metavar="J", help="the journal (default: runs.db in the folder)")
+    parser.add_argument("--faults", action="store_true", help="show every fault and what is done about it instead")
     parser.add_argument("--child", choices=[kill.name for kill in KILLS], help=SUPPRESS)
     parser.add_argument("--session", help=SUPPRESS)
     add_model_options(parser)
@@ -60,10 +62,18 @@ def demo(options: Namespace, screen: Screen) -> int:
     """Run the demonstration, or one of its child processes."""
     if options.child is not None:
         return run_command(partial(run_child, options))
+    if options.faults:
+        return run_command(lambda interrupts: _show_faults(screen))
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     options.journal = options.journal or str(folder / "runs.db")
     return run_command(lambda interrupts: _Demo(options, screen).run())
+
+
+async def _show_faults(screen: Screen) -> int:
+    holds, scenes = await tell_faults(screen)
+    screen.result({"scenes": scenes, "ok": holds})
+    return 0 if holds else 1
 
 
 @dataclass

@@ -25,10 +25,11 @@ import psutil
 from .._version import __version__
 from ..core.values import JsonObject
 from ..models.llama_cpp import packaged_model
+from ..tools.workers import Strength, strength
 from .terminal import Screen, safe
 
 REQUIRED = ("anyio", "psutil", "pydantic", "structlog", "transitions")
-EXTRAS = {"http": "httpx2", "local": "xllamacpp", "cli": "rich"}
+EXTRAS = {"http": "httpx2", "local": "xllamacpp", "cli": "rich", "plot": "matplotlib"}
 
 _FSYNCS = 16
 _OLDEST_SQLITE = (3, 35, 0)
@@ -185,10 +186,11 @@ def _limits() -> list[Finding]:
         Finding(
             "limits",
             "time of sync tools",
-            "their result is given up at the deadline, their thread ends by itself",
+            'their result is given up at the deadline, their thread ends by itself; isolation="process" ends it',
             "note",
         ),
         Finding("limits", "tools at a time", "enforced, threads counted until they really end"),
+        *isolation(strength()),
     ]
     try:
         import resource
@@ -209,6 +211,24 @@ def _limits() -> list[Finding]:
         )
     found.append(_cgroup())
     return found
+
+
+def isolation(machine: Strength) -> list[Finding]:
+    """Say what holds for tools with `isolation="process"` on this machine."""
+    if machine.memory == "advisory":
+        text = "this system forks no workers: an engine with such tools is refused"
+        return [Finding("limits", "tools in processes", text, "note")]
+    memory = "rlimit: address_space_mb in the kernel, tree_memory_mb by samples every 20 ms"
+    if machine.memory == "sampled":
+        memory = "sampled: tree_memory_mb by samples every 20 ms; address_space_mb does not bind here"
+    orphans = "enforced: whatever left its parents is found and killed"
+    if not machine.orphans:
+        orphans = "what cut itself off from its parents is not found here"
+    return [
+        Finding("limits", "tools in processes", f"killed with all they started; rlimits {', '.join(machine.rlimits)}"),
+        Finding("limits", "memory of processes", memory, "ok" if machine.memory == "rlimit" else "note"),
+        Finding("limits", "orphans of processes", orphans, "ok" if machine.orphans else "note"),
+    ]
 
 
 def _cgroup() -> Finding:

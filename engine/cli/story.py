@@ -20,6 +20,7 @@ from ..core.events import (
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
+    RecoveryPlanned,
     Resumed,
     SessionOpened,
     ShutdownRequested,
@@ -32,7 +33,7 @@ from ..core.events import (
 )
 from ..core.notices import Notice
 from ..core.record import TransitionRecord
-from ..core.values import State, ToolCall, ToolStatus
+from ..core.values import PlannedCall, State, ToolCall, ToolStatus
 from .terminal import Screen, clip
 
 _WIDE = 110
@@ -53,6 +54,15 @@ def shown_call(call: ToolCall) -> str:
     """Return a call as one would write it."""
     inside = ", ".join(f"{name}={_literal(value)}" for name, value in call.arguments.items())
     return f"{call.name}({call.arguments_text if call.arguments_text and not call.arguments else inside})"
+
+
+def _decided(plan: PlannedCall) -> str:
+    """Return what was decided about a call, where it is not simply run."""
+    if plan.decision == "ask":
+        return ": a person is asked"
+    if plan.decision in ("refuse", "halt"):
+        return f": refused, {plan.refusal}"
+    return "" if plan.note is None else ", with a note to the model"
 
 
 def _literal(value: JsonValue) -> str:
@@ -137,10 +147,11 @@ class Storyteller:
         if not calls:
             return [f"“{event.reply.text or ''}”"]
         self._ends, self._open = [], {call.id for call in calls}
+        shown = [shown_call(call) + _decided(plan) for call, plan in zip(calls, event.plans, strict=True)]
         if len(calls) == 1:
-            return [shown_call(calls[0])]
+            return shown
         marks = ["┬", *"├" * (len(calls) - 2), "└"]
-        return [f"{mark} {shown_call(call)}" for mark, call in zip(marks, calls, strict=True)]
+        return [f"{mark} {call}" for mark, call in zip(marks, shown, strict=True)]
 
     def _finish(self, event: ToolFinished) -> str:
         status = "" if event.status is ToolStatus.COMPLETED else f"{event.status.value}: "
@@ -183,8 +194,8 @@ class Storyteller:
 
 
 _Remarkable = (
-    SessionOpened | ContextPrepared | UserAnswered | GrantRevoked | Faulted | Recovered | RecoveryNeedsUser
-    | RecoveryFailed | TurnCancelled | ShutdownRequested | UnknownEvent
+    SessionOpened | ContextPrepared | UserAnswered | GrantRevoked | Faulted | RecoveryPlanned | Recovered
+    | RecoveryNeedsUser | RecoveryFailed | TurnCancelled | ShutdownRequested | UnknownEvent
 )  # fmt: skip
 
 
@@ -192,6 +203,8 @@ def _remark(event: _Remarkable) -> str:
     match event:
         case Faulted():
             return f"{event.fault.kind}: {event.fault.message}"
+        case RecoveryPlanned():
+            return f"a handler decided: {event.plan.action.replace('_', ' ')}"
         case UserAnswered():
             return f"{'yes' if event.approve else 'no'}{f', {event.text}' if event.text else ''}"
         case GrantRevoked():

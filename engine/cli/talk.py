@@ -31,6 +31,9 @@ from .story import Storyteller
 from .terminal import Screen, safe
 from .world import World
 
+_DRAIN_S = 10.0
+"""How long a signal waits for the reply or the tools that are under way."""
+
 _LINE_BYTES = 1 << 20
 """A line that is longer is taken in pieces."""
 
@@ -88,14 +91,7 @@ async def _session(options: Namespace, screen: Screen) -> AsyncGenerator[tuple[E
 
 async def _run(options: Namespace, screen: Screen, interrupts: Interrupts) -> int:
     async with _session(options, screen) as (engine, session):
-
-        def stop(number: int) -> bool:
-            # Once in order: the turn is recorded as interrupted and can go on later. A second signal cancels.
-            interrupts.received, interrupts.take = number, None
-            interrupts.start(engine.shutdown)
-            return True
-
-        interrupts.take = stop
+        interrupts.take = partial(_stop, engine, screen, interrupts)
         result = await (session.result() if options.prompt is None else session.ask(_clean(options.prompt)))
         interrupts.take = None
         _answer(screen, session, result)
@@ -104,6 +100,23 @@ async def _run(options: Namespace, screen: Screen, interrupts: Interrupts) -> in
             screen.line(f"it goes on with: {safe(command)}")
     screen.result(_as_json(session, result))
     return 0 if result.outcome is Outcome.COMPLETED else 1
+
+
+def _stop(engine: Engine, screen: Screen, interrupts: Interrupts, number: int) -> bool:
+    """Stop in order, so that the turn can go on later: at a safe point, or at once for the second signal."""
+    if interrupts.received is None:
+
+        async def drain() -> None:
+            await engine.drain(_DRAIN_S)
+
+        interrupts.start(drain)
+        screen.line(screen.paint("stopping at the next safe point; once more stops at once", "yellow"))
+    else:
+        # A third one cancels.
+        interrupts.take = None
+        interrupts.start(engine.shutdown)
+    interrupts.received = number
+    return True
 
 
 async def _chat(options: Namespace, screen: Screen, interrupts: Interrupts) -> int:

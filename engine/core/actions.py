@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .budgets import spent
 from .cursor import Cursor
 from .effects import PREPARE_CONTEXT, AskUser, Recover, RunTool, effect_id, model_call
 from .events import ModelReplied, PromptReceived
@@ -59,6 +60,12 @@ def take_context(cursor: Cursor) -> None:
     call_model(cursor)
 
 
+def take_context_in_vain(cursor: Cursor) -> None:
+    """Add what the context providers brought, and plan what to do about a budget without room for the model's reply."""
+    _add_context(cursor)
+    plan_recovery(cursor, spent(cursor.open_turn, cursor.opened.settings))
+
+
 def call_model(cursor: Cursor) -> None:
     """Ask the model for this round's reply."""
     cursor.effects.append(model_call(cursor.open_turn.round))
@@ -107,10 +114,14 @@ def take_hopeless_calls(cursor: Cursor) -> None:
     _refuse_all(cursor, Fault(kind="malformed_arguments", message=message))
 
 
-def take_circling_calls(cursor: Cursor) -> None:
-    """Record the calls of a model that goes round in circles as not run, and give the turn up."""
-    reason = next(plan.refusal for plan in cursor.event.plans if plan.decision == "halt")
-    _refuse_all(cursor, Fault(kind="loop", message=reason or "the model goes round in circles"))
+def take_halted_calls(cursor: Cursor) -> None:
+    """Record the calls of a model that goes round in circles, or beyond its budget, as not run, and plan what to do."""
+    halted = next(plan for plan in cursor.event.plans if plan.decision == "halt")
+    if halted.budget is None:
+        fault = Fault(kind="loop", message=halted.refusal or "the model goes round in circles")
+    else:
+        fault = Fault(kind="budget", message=halted.refusal or "a budget is used up", budget=halted.budget)
+    _refuse_all(cursor, fault)
 
 
 def continue_reply(cursor: Cursor) -> None:
@@ -150,7 +161,7 @@ def note_finish(cursor: Cursor) -> None:
     place, call = find_call(cursor, event.call_id)
     ended = CallState(
         call.call, call.plan, call.key, event.status, call.approved, event.content, event.error, event.duration_s,
-        event.patch, attempt=call.attempt,
+        event.patch, resources=event.resources, attempt=call.attempt,
     )  # fmt: skip
     put_call(cursor, place, ended)
     if event.blob is not None:
@@ -207,6 +218,8 @@ def _account(cursor: Cursor) -> None:
     streak = turn.malformed_streak + 1 if has_malformed(event.plans) else 0
     if streak != turn.malformed_streak or turn.fault_counts:
         cursor.change_turn(malformed_streak=streak, fault_counts=())
+    if event.cost_pico is not None:
+        cursor.change_turn(cost_pico=turn.cost_pico + event.cost_pico)
     usage = event.reply.usage
     if usage is not None:
         cursor.change_turn(usage=turn.usage + usage)

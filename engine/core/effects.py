@@ -69,9 +69,9 @@ KnownEffect: TypeAlias = PrepareContext | CallModel | RunTool | AskUser | Cancel
 Effect: TypeAlias = Annotated[KnownEffect, Field(discriminator="kind")]
 
 
-PREPARE_CONTEXT = PrepareContext()
-CANCEL_WORK = CancelWork()
-CLOSE = Close()
+PREPARE_CONTEXT = PrepareContext.trusted()
+CANCEL_WORK = CancelWork.trusted()
+CLOSE = Close.trusted()
 
 
 @lru_cache(maxsize=128)

@@ -20,6 +20,8 @@ from .values import (
     ModelReply,
     PlannedCall,
     Priority,
+    RecoveryPlan,
+    ResourceUsage,
     SessionSettings,
     ToolCall,
     ToolStatus,
@@ -32,7 +34,7 @@ class SessionOpened(Value):
     """The session was created, or opened with other settings than it was last recorded with."""
 
     kind: Literal["session_opened"] = "session_opened"
-    settings: SessionSettings = Field(default_factory=SessionSettings)
+    settings: SessionSettings = Field(default_factory=SessionSettings.trusted)
     external_id: str | None = None
     user: str | None = None
     workspace: str | None = None
@@ -59,11 +61,15 @@ class ContextPrepared(Value):
 
 
 class ModelReplied(Value):
-    """The model answered; `plans` says, call by call in the same order, what was decided about its calls."""
+    """The model answered; `plans` says, call by call in the same order, what was decided about its calls.
+
+    `cost_pico` is what it cost by the prices of that day, in 10^-12 of the unit they are given in.
+    """
 
     kind: Literal["model_replied"] = "model_replied"
     reply: ModelReply
     plans: tuple[PlannedCall, ...] = ()
+    cost_pico: Annotated[int, Field(ge=0)] | None = None
 
 
 class ToolStarted(Value):
@@ -85,6 +91,7 @@ class ToolFinished(Value):
     error: str | None = None
     duration_s: Annotated[float, Field(ge=0)] = 0.0
     patch: WirePatch | None = None
+    resources: ResourceUsage | None = None
     blob: str | None = None
 
 
@@ -134,6 +141,13 @@ class Faulted(Value):
     fault: Fault
 
 
+class RecoveryPlanned(Value):
+    """A handler of the host decided otherwise about the fault than the engine did, before anything was done."""
+
+    kind: Literal["recovery_planned"] = "recovery_planned"
+    plan: RecoveryPlan
+
+
 class Recovered(Value):
     """The recovery plan was carried out; the interrupted step is done again. `waited_s` is what it really took."""
 
@@ -142,9 +156,10 @@ class Recovered(Value):
 
 
 class RecoveryNeedsUser(Value):
-    """The fault cannot be mended without an answer."""
+    """The fault cannot be mended without an answer. From `expires_at` on no more of a budget is given."""
 
     kind: Literal["recovery_needs_user"] = "recovery_needs_user"
+    expires_at: str | None = None
 
 
 class RecoveryFailed(Value):
@@ -194,6 +209,7 @@ KnownEvent: TypeAlias = (
     | UserAnswered
     | GrantRevoked
     | Faulted
+    | RecoveryPlanned
     | Recovered
     | RecoveryNeedsUser
     | RecoveryFailed
@@ -210,8 +226,8 @@ EVENT_TYPES: dict[str, type[KnownEvent]] = {
     event.model_fields["kind"].default: event
     for event in (
         SessionOpened, PromptReceived, ContextPrepared, ModelReplied, ToolStarted, ToolFinished, ToolRetried,
-        LateResult, UserAnswered, GrantRevoked, Faulted, Recovered, RecoveryNeedsUser, RecoveryFailed, TurnCancelled,
-        Resumed, ShutdownRequested,
+        LateResult, UserAnswered, GrantRevoked, Faulted, RecoveryPlanned, Recovered, RecoveryNeedsUser, RecoveryFailed,
+        TurnCancelled, Resumed, ShutdownRequested,
     )
 }  # fmt: skip
 """Tag → class: the closed table that decoding uses."""
@@ -229,7 +245,7 @@ class UnknownEvent(Value):
 
 __all__ = [
     "EVENTS", "EVENT_TYPES", "ContextPrepared", "Event", "Faulted", "GrantRevoked", "KnownEvent", "LateResult",
-    "ModelReplied", "ProbeResult", "PromptReceived", "Recovered", "RecoveryFailed", "RecoveryNeedsUser", "Resumed",
-    "SessionOpened", "ShutdownRequested", "ToolFinished", "ToolRetried", "ToolStarted", "TurnCancelled",
-    "UnknownEvent", "UserAnswered",
+    "ModelReplied", "ProbeResult", "PromptReceived", "Recovered", "RecoveryFailed", "RecoveryNeedsUser",
+    "RecoveryPlanned", "Resumed", "SessionOpened", "ShutdownRequested", "ToolFinished", "ToolRetried", "ToolStarted",
+    "TurnCancelled", "UnknownEvent", "UserAnswered",
 ]  # fmt: skip

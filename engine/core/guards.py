@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import InvalidEvent
+from .budgets import short_of
 from .cursor import Cursor
 from .events import ModelReplied
-from .recovery import TROUBLE, trouble_of
+from .recovery import TROUBLE, objection_to, trouble_of
 from .session import CallState
 from .values import PlannedCall, Request, State, ToolCall, ToolStatus
 
@@ -67,9 +68,15 @@ def _check_prompt(cursor: Cursor) -> None:
 def _check_recovery(cursor: Cursor) -> None:
     plan = cursor.open_turn.plan
     assert plan is not None
-    says = {"resume": "resume", "ask": "ask a person", "give_up": "give up"}[plan.action]
-    if plan.action != {"recovered": "resume", "recovery_needs_user": "ask"}[cursor.event.kind]:
+    says = {"resume": "resume", "ask": "ask a person", "park": "park the turn", "give_up": "give up"}[plan.action]
+    if plan.action not in {"recovered": ("resume",), "recovery_needs_user": ("ask", "park")}[cursor.event.kind]:
         raise InvalidEvent(f"{cursor.event.kind}: the recovery plan says to {says}")
+
+
+def _check_decision(cursor: Cursor) -> None:
+    objection = objection_to(cursor.event.plan, cursor.open_turn, cursor.opened.settings)
+    if objection is not None:
+        raise InvalidEvent(f"recovery_planned: {objection}")
 
 
 CHECKS: dict[str, Callable[[Cursor], None]] = {
@@ -80,6 +87,7 @@ CHECKS: dict[str, Callable[[Cursor], None]] = {
     "grant_revoked": _check_revocation,
     "model_replied": _check_reply,
     "prompt_received": _check_prompt,
+    "recovery_planned": _check_decision,
     "recovered": _check_recovery,
     "recovery_needs_user": _check_recovery,
 }
@@ -181,17 +189,25 @@ def parsing_exhausted(cursor: Cursor) -> bool:
     return has_malformed(cursor.event.plans)
 
 
-def caught_in_loop(cursor: Cursor) -> bool:
-    """Whether the guard against loops ends the turn."""
+def halted(cursor: Cursor) -> bool:
+    """Whether the guard against loops, or a budget that is used up, ends the model's calls."""
     for plan in cursor.event.plans:
         if plan.decision == "halt":
             return True
     return False
 
 
+def cannot_afford_reply(cursor: Cursor) -> bool:
+    """Whether the model would be asked next and a budget has no room for its reply."""
+    settings = cursor.opened.settings
+    if (settings.max_tokens is None and settings.max_cost_pico is None) or _plans(cursor):
+        return False
+    return short_of(cursor.open_turn, settings) is not None
+
+
 def wants_continuation(cursor: Cursor) -> bool:
     """Whether the reply is a text that its token limit cut off, and the turn may still continue it."""
-    if cursor.event.reply.finish != "length" or cursor.event.plans:
+    if cursor.event.reply.finish != "length" or cursor.event.plans or cursor.open_turn.concluding:
         return False
     return cursor.open_turn.continuations < cursor.opened.settings.max_continuations
 
@@ -226,6 +242,22 @@ def unhandled_trouble(cursor: Cursor) -> bool:
     return False
 
 
+def answer_extends_budget(cursor: Cursor) -> bool:
+    """Whether the answer lets the turn use more than its budget."""
+    return answered_request(cursor).kind == "budget" and cursor.event.approve
+
+
+def answer_refuses_budget(cursor: Cursor) -> bool:
+    """Whether the answer lets the turn use no more than its budget."""
+    return answered_request(cursor).kind == "budget"
+
+
+def plan_extends_budget(cursor: Cursor) -> bool:
+    """Whether the recovery plan asks for more of a budget."""
+    plan = cursor.open_turn.plan
+    return plan is not None and plan.adjustment == "extend"
+
+
 def answer_starts_call(cursor: Cursor) -> bool:
     """Whether the answer lets a call run: an approval given, or "it did not happen" to an unknown outcome."""
     request = answered_request(cursor)
@@ -244,9 +276,25 @@ def answered_in_trouble(cursor: Cursor) -> bool:
     return unhandled_trouble(cursor) or trouble_of(answered_call(cursor)) is not None
 
 
+def answer_unparks(cursor: Cursor) -> bool:
+    """Whether the answer lets a parked turn go on."""
+    return answered_request(cursor).kind == "parked" and cursor.event.approve
+
+
+def answer_gives_up(cursor: Cursor) -> bool:
+    """Whether the answer ends a parked turn."""
+    return answered_request(cursor).kind == "parked"
+
+
 def other_answers_missing(cursor: Cursor) -> bool:
     """Whether another request than the answered one is pending."""
     return len(cursor.open_turn.requests) > 1
+
+
+def plan_parks(cursor: Cursor) -> bool:
+    """Whether the recovery plan is to wait so long that the session is not to be kept for it."""
+    plan = cursor.open_turn.plan
+    return plan is not None and plan.action == "park"
 
 
 def plan_resumes_generating(cursor: Cursor) -> bool:

@@ -112,7 +112,7 @@ def _failing(done: Sequence[CallState], errors: int) -> int:
     error: tuple[ToolStatus, str] | None = None
     replies: set[str] = set()
     for call in reversed(done):
-        failed = call.status is not ToolStatus.COMPLETED and not call.plan.malformed
+        failed = call.status is not ToolStatus.COMPLETED and not _malformed(call)
         if call.call.name != name or not failed or len(replies) > errors:
             break
         if call.plan.decision != "refuse":
@@ -131,11 +131,16 @@ def _is_work(calls: Sequence[CallState]) -> bool:
 
 def _repeats(now: CallState, before: CallState, polls: frozenset[str]) -> bool:
     """Whether a finished call is an earlier one over again, with nothing new come of it."""
-    if not _same_call(now.call, before.call) or now.call.name in polls or now.plan.malformed or before.plan.malformed:
+    if not _same_call(now.call, before.call) or now.call.name in polls or _malformed(now) or _malformed(before):
         return False
     if "refuse" in (now.plan.decision, before.plan.decision):
         return True
     return now.status is before.status and now.content == before.content
+
+
+def _malformed(call: CallState) -> bool:
+    """Whether the arguments were refused: `max_parse_retries` counts those. In a re-run only the error says so."""
+    return call.plan.malformed or call.error == "malformed_arguments"
 
 
 def _same_call(one: ToolCall, other: ToolCall) -> bool:

@@ -22,7 +22,7 @@ from operator import is_
 from types import MappingProxyType
 from typing import Literal, TypeAlias, TypeVar, cast, get_args, get_origin
 
-from ..errors import UsageError
+from ..errors import SecretRefused
 from .known_values import KnownValues
 from .notices import Notice, ReasoningDelta, TextDelta, ToolInputDelta, ToolProgress
 from .secret_names import SECRET_FIELDS, FieldNames, is_mark, mark
@@ -36,7 +36,7 @@ MIN_SECRET_CHARS = 6
 """Shorter values occur by chance: replacing them would damage texts and tell where they stood."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_IDENTITY = frozenset({"id", "call_id", "request_id", "tool_call_id", "key", "external_id", "parent"})
+_IDENTITY = frozenset({"id", "call_id", "request_id", "tool_call_id", "grant_id", "key", "external_id", "parent"})
 """Fields of engine values that are references: what they name would be lost if they were changed."""
 
 
@@ -49,7 +49,7 @@ class Redactor:
             `X-Api-Key` count as `password` and `api_key`.
 
     Raises:
-        UsageError: a name does not match, a value has fewer than 6 characters, or a name gives a value away.
+        SecretRefused: a name does not match, a value has fewer than 6 characters, or a name gives a value away.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Redactor:
         self._size = len(secrets)
         for shown in map(mark, (*secrets, *self._fields)):
             if self._known.clean(shown) != shown:
-                raise UsageError(
+                raise SecretRefused(
                     f"{shown} would show the value of a secret: choose another name for it, or another value"
                 )
 
@@ -208,11 +208,11 @@ class NoticeRedactor:
 
 def _check(name: str, secret: str) -> None:
     if _NAME.fullmatch(name) is None:
-        raise UsageError(
+        raise SecretRefused(
             f"the name {ascii(name)[:80]} of a secret does not match {_NAME.pattern}; choose one that does"
         )
     if len(secret) < MIN_SECRET_CHARS:
-        raise UsageError(
+        raise SecretRefused(
             f"the secret {name} has {len(secret)} characters: one of fewer than {MIN_SECRET_CHARS} occurs by chance, "
             "and marking it would show where; choose a longer secret, or name its field in field_names"
         )

@@ -21,13 +21,20 @@ from .actions import (
     run_call,
     settle,
 )
+from .budgets import extended
 from .cursor import Cursor
-from .effects import CANCEL_WORK, CLOSE, AskUser, Recover
+from .effects import CANCEL_WORK, CLOSE, AskUser, Recover, effect_id
 from .grants import Here, given, revoked
-from .guards import after_interruption, answered_call, answered_request, place_of
-from .recovery import TROUBLE, trouble_of
+from .guards import after_interruption, answered_call, answered_request, place_of, plan_resumes_generating
+from .recovery import TROUBLE, decided, trouble_of
 from .session import CallState
-from .values import Outcome, RecoveryPlan, Request, State, ToolStatus
+from .values import Message, Outcome, RecoveryPlan, Request, State, ToolStatus
+
+CONCLUDE = "The budget of this turn is used up. Answer now with what you have; no tools are left."
+"""What the model is told when a turn wraps up."""
+
+EXTENDED = "The budget was extended: tools may be called again."
+"""What the model is told when its calls were refused for want of a budget and there is more now."""
 
 
 def cancel_turn(cursor: Cursor) -> None:
@@ -111,10 +118,19 @@ def note_fault(cursor: Cursor) -> None:
     """
     cursor.effects.append(CANCEL_WORK)
     fault = cursor.event.fault
-    if cursor.source is State.GENERATING_RESPONSE and fault.kind not in TROUBLE.values():
+    # What a recovery waits for may move too far away: its plan is replaced by one to park.
+    moved = fault.kind == "gate_closed" and plan_resumes_generating(cursor)
+    if moved or (cursor.source is State.GENERATING_RESPONSE and fault.kind not in TROUBLE.values()):
         plan_recovery(cursor, fault)
     else:
         follow_plan(cursor, fault, RecoveryPlan(action="give_up"))
+
+
+def replan(cursor: Cursor) -> None:
+    """Put the host's plan in the place of the engine's, and ask for it to be carried out."""
+    plan = decided(cursor.event.plan, cursor.open_turn, cursor.opened.settings)
+    cursor.change_turn(plan=plan)
+    cursor.effects.append(Recover(plan=plan))
 
 
 def resume_processing(cursor: Cursor) -> None:
@@ -124,9 +140,68 @@ def resume_processing(cursor: Cursor) -> None:
 
 
 def resume_generating(cursor: Cursor) -> None:
-    """Ask the model again, in the same round."""
+    """Ask the model again, in the same round; or for its last reply, where the plan says so."""
+    plan = cursor.open_turn.plan
+    if plan is not None and plan.adjustment == "wrap_up":
+        _tell(cursor, CONCLUDE)
+        cursor.change_turn(round=cursor.open_turn.round + 1, concluding=True)
     cursor.change_turn(plan=None, fault=None)
     call_model(cursor)
+
+
+def ask_for_more(cursor: Cursor) -> None:
+    """Ask whether the turn may use as much again of the budget that is used up."""
+    fault = cursor.open_turn.fault
+    assert fault is not None
+    request = Request(
+        id=f"{effect_id(cursor.id, cursor.seq, 0)}:budget", kind="budget",
+        text=f"{fault.message}. May it use as much again?", expires_at=cursor.event.expires_at,
+    )  # fmt: skip
+    # The fault stays: it says which budget an answer is about.
+    cursor.change_turn(requests=(request,), plan=None)
+    cursor.effects.append(AskUser(request=request))
+
+
+def extend_budget(cursor: Cursor) -> None:
+    """Add as much again to the budget that is used up, and go on with the next round."""
+    fault = cursor.open_turn.fault
+    assert fault is not None
+    assert fault.budget is not None
+    _take_request(cursor)
+    cursor.change_turn(extended=extended(cursor.open_turn, cursor.opened.settings, fault.budget), fault=None)
+    if fault.budget == "tool_calls":
+        # It has read that its calls were not run, and would not ask again.
+        _tell(cursor, EXTENDED)
+    prepare(cursor)
+
+
+def refuse_budget(cursor: Cursor) -> None:
+    """End the turn as failed: no more of the budget is given."""
+    _take_request(cursor)
+    fault = cursor.open_turn.fault
+    assert fault is not None
+    said = f": {cursor.event.text}" if cursor.event.text else ""
+    end_turn(cursor, Outcome.FAILED, f"{fault.message}; more was refused{said}")
+
+
+def park(cursor: Cursor) -> None:
+    """Put the turn aside until the time that the plan names. Nobody is asked, but anybody may answer before."""
+    plan, fault = cursor.open_turn.plan, cursor.open_turn.fault
+    assert plan is not None
+    assert fault is not None
+    request = Request(
+        id=f"{effect_id(cursor.id, cursor.seq, 0)}:parked",
+        kind="parked",
+        text=f"{fault.message}; the turn goes on by itself at {plan.not_before}",
+        not_before=plan.not_before,
+    )
+    cursor.change_turn(requests=(request,), plan=None)
+
+
+def resume_parked(cursor: Cursor) -> None:
+    """Ask the model again, in the same round, after the turn was parked."""
+    _take_request(cursor)
+    resume_generating(cursor)
 
 
 def ask_about_outcomes(cursor: Cursor) -> None:
@@ -151,9 +226,10 @@ def ask_about_outcomes(cursor: Cursor) -> None:
 
 
 def ask_again(cursor: Cursor) -> None:
-    """Put the pending questions again."""
+    """Put the pending questions again. A parked turn asks nobody: it waits for its time."""
     _leave_shutdown(cursor)
-    cursor.effects.extend(AskUser(request=request) for request in cursor.open_turn.requests)
+    questions = (request for request in cursor.open_turn.requests if request.kind != "parked")
+    cursor.effects.extend(AskUser(request=request) for request in questions)
 
 
 def prepare_again(cursor: Cursor) -> None:
@@ -214,6 +290,10 @@ def close(cursor: Cursor) -> None:
     if cursor.turn is not None:
         cursor.effects.append(CANCEL_WORK)
     cursor.effects.append(CLOSE)
+
+
+def _tell(cursor: Cursor, text: str) -> None:
+    cursor.transcript = cursor.transcript.extended((Message(role="user", text=text),))
 
 
 def _take_request(cursor: Cursor) -> Request:

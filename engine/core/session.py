@@ -17,6 +17,7 @@ from .events import SessionOpened
 from .grants import Grant
 from .transcript import Transcript
 from .values import (
+    BudgetKind,
     Fault,
     Message,
     Outcome,
@@ -24,6 +25,7 @@ from .values import (
     Priority,
     RecoveryPlan,
     Request,
+    ResourceUsage,
     State,
     ToolCall,
     ToolStatus,
@@ -31,8 +33,8 @@ from .values import (
     WirePatch,
 )
 
-NO_USAGE = Usage()
-NOT_OPENED = SessionOpened()
+NO_USAGE = Usage.trusted()
+NOT_OPENED = SessionOpened.trusted()
 NO_MESSAGES = Transcript()
 NO_METADATA: Mapping[str, JsonValue] = {}
 
@@ -55,6 +57,7 @@ class CallState(NamedTuple):
     duration_s: float = 0.0
     patch: WirePatch | None = None
     handled: bool = False
+    resources: ResourceUsage | None = None
     handed: bool = False
     attempt: int = 1
 
@@ -96,7 +99,10 @@ class Batch(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A turn, open or just ended. `fault_counts` pairs a fault kind with how often it struck in this turn."""
+    """A turn, open or just ended. `fault_counts` pairs a fault kind with how often it struck in this turn.
+
+    `extended` pairs a budget with what was added to it; `concluding` says that the model was asked for its last reply.
+    """
 
     number: int
     prompt: tuple[Message, ...] = ()
@@ -118,6 +124,9 @@ class Turn(NamedTuple):
     text: str | None = None
     outcome: Outcome | None = None
     reason: str = ""
+    cost_pico: int = 0
+    extended: tuple[tuple[BudgetKind, int], ...] = ()
+    concluding: bool = False
 
     @property
     def calls(self) -> tuple[CallState, ...]:

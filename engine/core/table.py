@@ -49,7 +49,8 @@ ROWS: tuple[Row, ...] = (
     Row("session_opened", (IDLE, *IN_TURN, SHUTDOWN), None, None, do.note_opening),
     # A turn begins.
     Row("prompt_received", (IDLE,), None, PROCESSING, do.open_turn),
-    # The context is ready: ask the model, unless the host asked for calls.
+    # The context is ready: ask the model if a budget has room for it, unless the host asked for calls.
+    Row("context_prepared", (PROCESSING,), given.cannot_afford_reply, ERROR, do.take_context_in_vain),
     Row("context_prepared", (PROCESSING,), given.no_call_is_planned, GENERATING, do.take_context),
     Row("context_prepared", (PROCESSING,), given.some_call_runs, TOOLS, do.take_direct_calls),
     Row("context_prepared", (PROCESSING,), given.some_call_asks, WAITING, do.take_direct_calls),
@@ -59,7 +60,7 @@ ROWS: tuple[Row, ...] = (
     Row("model_replied", (GENERATING,), given.no_call_is_planned, IDLE, do.finish_turn),
     Row("model_replied", (GENERATING,), given.rounds_exhausted, ERROR, do.take_surplus_calls),
     Row("model_replied", (GENERATING,), given.parsing_exhausted, ERROR, do.take_hopeless_calls),
-    Row("model_replied", (GENERATING,), given.caught_in_loop, ERROR, do.take_circling_calls),
+    Row("model_replied", (GENERATING,), given.halted, ERROR, do.take_halted_calls),
     Row("model_replied", (GENERATING,), given.some_call_runs, TOOLS, do.take_calls),
     Row("model_replied", (GENERATING,), given.some_call_asks, WAITING, do.take_calls),
     Row("model_replied", (GENERATING,), None, PROCESSING, do.take_refused_calls),
@@ -71,6 +72,10 @@ ROWS: tuple[Row, ...] = (
     Row("tool_finished", (TOOLS,), given.finished_in_trouble, ERROR, do.fail_batch),
     Row("tool_finished", (TOOLS,), None, PROCESSING, do.finish_batch),
     # A person answers, in any order, while siblings run or while nothing does.
+    Row("user_answered", (WAITING,), given.answer_extends_budget, PROCESSING, then.extend_budget),
+    Row("user_answered", (WAITING,), given.answer_refuses_budget, IDLE, then.refuse_budget),
+    Row("user_answered", (WAITING,), given.answer_unparks, GENERATING, then.resume_parked),
+    Row("user_answered", (WAITING,), given.answer_gives_up, IDLE, then.give_up),
     Row("user_answered", (TOOLS, WAITING), given.answer_hands_over, None, then.hand_over),
     Row("user_answered", (TOOLS, WAITING), given.answer_starts_call, TOOLS, then.start_answered_call),
     Row("user_answered", (TOOLS,), None, None, then.close_answered_call),
@@ -83,8 +88,11 @@ ROWS: tuple[Row, ...] = (
     Row("late_result", (IDLE, *IN_TURN), None, None, do.ignore_late_result),
     # Something failed that is nobody's result.
     Row("faulted", IN_TURN, None, ERROR, then.note_fault),
+    Row("recovery_planned", (ERROR,), None, None, then.replan),
     Row("recovered", (ERROR,), given.plan_resumes_generating, GENERATING, then.resume_generating),
     Row("recovered", (ERROR,), None, PROCESSING, then.resume_processing),
+    Row("recovery_needs_user", (ERROR,), given.plan_extends_budget, WAITING, then.ask_for_more),
+    Row("recovery_needs_user", (ERROR,), given.plan_parks, WAITING, then.park),
     Row("recovery_needs_user", (ERROR,), None, WAITING, then.ask_about_outcomes),
     Row("recovery_failed", (ERROR,), None, IDLE, then.give_up),
     Row("turn_cancelled", IN_TURN, None, IDLE, then.cancel_turn),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, JsonValue
 
@@ -38,17 +38,6 @@ class Value(BaseModel):
     # Validators are built when a class is first used: most of the time of importing the engine would go into them.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    _defaults: ClassVar[dict[str, object]]
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
-        """Keep what absent fields hold, for `trusted`."""
-        super().__pydantic_init_subclass__(**kwargs)
-        cls._defaults = {
-            name: None if field.is_required() else field.get_default(call_default_factory=True)
-            for name, field in cls.model_fields.items()
-        }
-
     def __eq__(self, other: object) -> bool:
         # A value is its fields. Pydantic's own comparison asks for more than a value has, at three times the price.
         if self.__class__ is not other.__class__:
@@ -60,14 +49,27 @@ class Value(BaseModel):
         """Return a value made of fields that are known to be valid.
 
         For the hot path, where the fields come from values that have been validated: it costs a third of what
-        validating them again does. Everybody else calls the class.
+        validating them again does. And for constants: no validator is built while the engine is imported. Everybody
+        else calls the class.
         """
         value: Self = _new(cls)
-        _set_fields(value, cls._defaults | fields)
+        _set_fields(value, (_DEFAULTS.get(cls) or _defaults(cls)) | fields)
         _set_names(value, _NO_NAMES)
         _set_extra(value, None)
         _set_private(value, None)
         return value
+
+
+_DEFAULTS: dict[type[Value], dict[str, object]] = {}
+"""Class → what its absent fields hold; made when a class is first used."""
+
+
+def _defaults(kind: type[Value]) -> dict[str, object]:
+    _DEFAULTS[kind] = found = {
+        name: None if field.is_required() else field.get_default(call_default_factory=True)
+        for name, field in kind.model_fields.items()
+    }
+    return found
 
 
 _new: Any = object.__new__
@@ -190,6 +192,20 @@ ToolCalls: TypeAlias = Annotated[Sequence[ToolCall], _AsTuple]
 """Any sequence is taken; a tuple is kept."""
 
 
+class ResourceUsage(Value):
+    """What one call used, as far as anybody measured it; None is not measured.
+
+    `cpu_s` is processor time in seconds, `peak_memory_bytes` the most that a look at the call saw; of a call in a
+    process of its own both are summed over everything that it started.
+    """
+
+    cpu_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    peak_memory_bytes: Annotated[int, Field(ge=0)] | None = None
+    read_bytes: Annotated[int, Field(ge=0)] | None = None
+    written_bytes: Annotated[int, Field(ge=0)] | None = None
+    network_bytes: Annotated[int, Field(ge=0)] | None = None
+
+
 class Message(Value):
     """One item of a conversation, as a model sees it. A tool's result carries the id of its call."""
 
@@ -221,13 +237,17 @@ class Prompt(Value):
     metadata: JsonObject = Field(default_factory=dict)
 
 
+BudgetKind: TypeAlias = Literal["tool_calls", "tokens", "cost"]
+"""What a turn has a budget of."""
+
+
 class PlannedCall(Value):
     """What was decided about a call before it entered the core: run it, ask first, or refuse it and say why.
 
     "halt" refuses it and ends the turn. `note` goes to the model beside the result. `binding` is what an approval is
     given for and `expires_at` when the question ends; `grant` is the grant that stands for an approval. `retries` says
     how often a failure is tried again, `stops` that a failure ends the turn; an `external` call is handed to the host,
-    who has until `due_at` to give its result.
+    who has until `due_at` to give its result. `budget` is the budget that has no room for it.
     """
 
     call_id: str
@@ -242,58 +262,84 @@ class PlannedCall(Value):
     binding: str | None = None
     expires_at: str | None = None
     grant: str | None = None
+    budget: BudgetKind | None = None
     retries: Annotated[int, Field(ge=0)] = 0
     stops: bool = False
     external: bool = False
     due_at: str | None = None
 
 
-RequestKind: TypeAlias = Literal["approval", "outcome", "external"]
-"""May this call run? · A write was started and its end was never seen: did it happen? · What did the task give?"""
+RequestKind: TypeAlias = Literal["approval", "outcome", "external", "budget", "parked"]
+"""May this call run? · A write was started and its end was never seen: did it happen? · What did the task give? · May
+the turn use more? · Go on before the time has come, or give up? A parked turn goes on by itself when it has.
+"""
 
 
 class Request(Value):
-    """Something a session waits for a person to answer.
+    """Something a session waits for a person to answer, or for time to pass.
 
-    `id` is unique within the session and stays the same after a restart. From `expires_at` on the answer is no; an
-    external task has then timed out.
+    `id` is unique within the session and stays the same after a restart. From `expires_at` on the answer is no (an
+    external task has then timed out); from
+    `not_before` on a parked turn goes on by itself. `call_id` is empty where the request is about no call.
     """
 
     id: str
     kind: RequestKind
-    call_id: str
+    call_id: str = ""
     text: str
     binding: str | None = None
     expires_at: str | None = None
+    not_before: str | None = None
 
 
 FaultKind: TypeAlias = Literal[
     "tool_timeout", "memory_limit", "rate_limit", "model_failure", "bad_reply", "empty_reply", "malformed_arguments",
-    "round_limit", "execution_limit", "loop", "unknown_outcome", "host_failure", "tool_failure",
+    "round_limit", "execution_limit", "loop", "budget", "unknown_outcome", "host_failure", "gate_closed",
+    "tool_failure",
 ]  # fmt: skip
 
 
 class Fault(Value):
-    """An expected failure, as data."""
+    """An expected failure, as data.
+
+    `retry_after_s` is how long nothing must be sent. `jitter` is the share of the back-off that was drawn for on top of
+    it, None where a gate has drawn it already; `not_before` is the time of day, ISO 8601 in UTC, at which the gate lets
+    the session through. One that has `not_before` and no `retry_after_s` only stands far back in its queue. `budget`
+    says which one is used up. `freed_bytes` were given back before a memory limit was found to be reached.
+    """
 
     kind: FaultKind
     message: str
     retryable: bool = False
     status: int | None = None
     retry_after_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    budget: BudgetKind | None = None
+    jitter: Annotated[float, Field(ge=0, le=1)] | None = None
+    not_before: str | None = None
+    freed_bytes: Annotated[int, Field(ge=0)] | None = None
 
 
 class RecoveryPlan(Value):
-    """What is done about a fault: wait, then resume at a state, ask a person, or give the turn up.
+    """What is done about a fault: wait, then resume at a state; put the turn aside; ask a person; or give it up.
 
     `attempt` counts the faults in a row, from 1; `attempts_left` says how many more retries remain after it.
+    `not_before` is the time of day, ISO 8601 in UTC, at which a turn that was put aside goes on. `by_host` marks what a
+    handler of the host decided instead of the engine. `adjustment` says what changes before the turn goes on: a budget
+    is extended by a person, or the model wraps up with one last reply without tools.
     """
 
-    action: Literal["resume", "ask", "give_up"]
+    action: Literal["resume", "ask", "park", "give_up"]
     resume: State | None = None
-    delay_s: Annotated[float, Field(ge=0)] = 0.0
+    adjustment: Literal["extend", "wrap_up"] | None = None
+    delay_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    not_before: str | None = None
     attempt: Annotated[int, Field(ge=1)] = 1
     attempts_left: Annotated[int, Field(ge=0)] = 0
+    by_host: bool = False
+
+
+OnBudget: TypeAlias = Literal["fail", "ask", "wrap_up"]
+"""When a budget is used up: the turn fails; a person is asked for more; the model is asked for a last reply."""
 
 
 class SessionSettings(Value):
@@ -301,7 +347,8 @@ class SessionSettings(Value):
 
     Defaults: 50 tool rounds and 3 continuations a turn, 2 retries after malformed arguments in a row, 3 after failures
     of the model in a row, the first after a tenth of `backoff_base_s` (all of it for a rate limit), unknown outcomes to
-    a person.
+    a person, no budgets. Money is counted in 10^-12 of its unit, whole numbers, so that sums are exact; `call_tokens`
+    and `call_cost_pico` are what one model call may use at most, as far as that was declared.
     """
 
     max_tool_rounds: Annotated[int, Field(ge=1)] = 50
@@ -310,6 +357,12 @@ class SessionSettings(Value):
     max_continuations: Annotated[int, Field(ge=0)] = 3
     backoff_base_s: Annotated[float, Field(ge=0)] = 5.0
     on_unknown: Literal["ask", "tell_model"] = "ask"
+    max_tool_calls: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_cost_pico: Annotated[int, Field(ge=1)] | None = None
+    call_tokens: Annotated[int, Field(ge=0)] = 0
+    call_cost_pico: Annotated[int, Field(ge=0)] = 0
+    on_budget: OnBudget = "fail"
 
 
 class ToolSpec(Value):

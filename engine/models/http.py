@@ -13,6 +13,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -25,7 +26,8 @@ from ..core.values import ModelReply, Value
 from ..errors import MissingExtra, ModelError, UsageError
 from ..ports import Emit, ModelRequest
 from .chunks import ReplyBuilder
-from .http_faults import Cleaner, error_in, retry_after_s, status_error
+from .http_faults import Cleaner, error_in, status_error
+from .rate_headers import wait_s
 from .sse import SseDecoder
 from .wire import scrub, to_wire, tools_to_wire
 
@@ -101,6 +103,7 @@ class HttpModel:
         self._shown = f"{parts.scheme}://{parts.netloc}{parts.path}"
         self._url = parts._replace(path=parts.path.rstrip("/") + "/chat/completions", fragment="").geturl()
         self._headers = _headers(api_key, self._settings.headers)
+        self._quota_key = _quota_key(self._host, model, self._headers)
         self._clean = Cleaner(_secrets(self._headers, parts.query))
         self._timeout = library.Timeout(timeout_s, connect=self._settings.connect_timeout_s, pool=None)
         self._timeout_s = timeout_s
@@ -109,6 +112,11 @@ class HttpModel:
 
     def __repr__(self) -> str:
         return f"HttpModel({self._shown!r}, {self._model!r})"
+
+    @property
+    def quota_key(self) -> str:
+        """What requests count against: server, model, and which credentials, without giving them away."""
+        return self._quota_key
 
     async def aclose(self) -> None:
         """Close the connections. Idempotent; the next call opens new ones."""
@@ -280,13 +288,12 @@ class HttpModel:
                 f"{self._host} redirects to {where}; redirects are not followed: set base_url to where the API is",
                 retryable=False, status=status,
             )  # fmt: skip
-        wait_s = retry_after_s(response.headers, datetime.now(UTC))
         text = await self._error_text(response)
         try:
             body: object = parse_json(text)
         except ValueError:
             body = text
-        return status_error(status, body, self._host, self._clean, wait_s)
+        return status_error(status, body, self._host, self._clean, wait_s(response.headers, datetime.now(UTC)))
 
     async def _error_text(self, response: httpx2.Response) -> str:
         text = bytearray()
@@ -353,9 +360,16 @@ def _headers(api_key: str | None, extra: Mapping[str, str]) -> dict[str, str]:
     return headers
 
 
+_PLAIN = frozenset({"content-type", "accept", "accept-encoding"})
+
+
+def _quota_key(host: str, model: str, headers: Mapping[str, str]) -> str:
+    given = sorted((name, value) for name, value in headers.items() if name not in _PLAIN)
+    return f"{host} {model} #{sha256(repr(given).encode()).hexdigest()[:8]}"
+
+
 def _secrets(headers: Mapping[str, str], query: str) -> list[str]:
-    plain = {"content-type", "accept", "accept-encoding"}
-    values = [value for name, value in headers.items() if name not in plain]
+    values = [value for name, value in headers.items() if name not in _PLAIN]
     return [
         *values,
         *(value.rpartition(" ")[2] for value in values),

@@ -1,4 +1,4 @@
-"""What a server's refusal means: the text for a human, whether to try again, and how long the server wants us to wait.
+"""What a server's refusal means: the text for a human, and whether to try again.
 
 Pure. No secret that it was given and no control character passes into a text. May import core, errors and `wire`.
 Must never do I/O or read a clock.
@@ -6,10 +6,7 @@ Must never do I/O or read a clock.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from ..errors import ModelError
 from .wire import as_object
@@ -47,30 +44,6 @@ class Cleaner:
         return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Return how long a server wants to be left alone, in seconds, or None where it says nothing understandable.
-
-    Understands `retry-after-ms`, and `retry-after` as whole or broken seconds or as an HTTP date. A date is compared
-    with the server's own `date`, where it sent one: the two clocks need not agree.
-
-    Args:
-        headers: names in lower case, or a mapping that does not care.
-        now: the time here, with a zone.
-    """
-    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        text = headers.get(name, "").strip()
-        wait = _number(text)
-        if wait is not None:
-            return wait * unit_s if wait >= 0 else None
-        if text and name == "retry-after":
-            until = _date(text)
-            if until is None:
-                return None
-            wait = (until - (_date(headers.get("date", "")) or now)).total_seconds()
-            return wait if wait >= 0 else None
-    return None
-
-
 def status_error(status: int, body: object, host: str, clean: Cleaner, wait_s: float | None = None) -> ModelError:
     """Return the error for a refusal with an HTTP status.
 
@@ -79,7 +52,7 @@ def status_error(status: int, body: object, host: str, clean: Cleaner, wait_s: f
         body: what the server sent: decoded JSON, or its text.
         host: whom the text names.
         clean: takes the secrets out.
-        wait_s: the server's wish, from `retry_after_s`.
+        wait_s: the server's wish, from `rate_headers.wait_s`.
     """
     message, code = _message(body)
     said = f": {clean(message)}" if message.strip() else ""
@@ -131,19 +104,3 @@ def _status(code: object) -> int | None:
     text = str(code) if isinstance(code, str | int) else ""
     number = int(text) if text.isdecimal() and len(text) == 3 else 0
     return number if 400 <= number < 600 else None
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _date(text: str) -> datetime | None:
-    try:
-        found = parsedate_to_datetime(text)
-        return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .copying import CopyReport, copy_journal
     from .exporting import export_chats
     from .folding import fold, prompts, state_at
-    from .importing import ImportReport, import_chats
+    from .importing import ImportReport, import_chats, read_chats
     from .reading import read_history
     from .verification import Finding, Verification, verify, verify_journal
 
@@ -26,6 +26,7 @@ __all__ = [
     "fold",
     "import_chats",
     "prompts",
+    "read_chats",
     "read_history",
     "state_at",
     "verify",
@@ -46,7 +47,7 @@ def __getattr__(name: str) -> Any:
         from . import folding
 
         return getattr(folding, name)
-    if name in ("ImportReport", "import_chats"):
+    if name in ("ImportReport", "import_chats", "read_chats"):
         from . import importing
 
         return getattr(importing, name)

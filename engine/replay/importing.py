@@ -113,6 +113,27 @@ async def import_chats(
     return report
 
 
+def read_chats(source: Source, clock: Clock) -> Iterator[list[TransitionRecord]]:
+    """Yield the history that each conversation of a chat log would have in a journal, one after the other.
+
+    Args:
+        source: as for `import_chats`.
+        clock: the time to give the records.
+
+    Raises:
+        ImportRefused: a line cannot be read as a history, or two have one id.
+        OSError: the file cannot be read.
+    """
+    reader = _Reader(clock, set())
+    with closing(_numbered(source)) as lines:
+        for line in lines:
+            histories, refused = reader.read([line], skip_bad=False)
+            if refused:
+                raise refused[0]
+            for history in histories:
+                yield history.records
+
+
 def _added(
     report: ImportReport,
     line: int,

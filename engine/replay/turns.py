@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..core.record import TransitionRecord
 from ..core.session import CallState, Turn
-from ..core.values import JsonObject, Outcome, ToolStatus, Usage
+from ..core.values import JsonObject, Outcome, ResourceUsage, ToolStatus, Usage
 
 
 class CallResult(NamedTuple):
@@ -28,6 +28,7 @@ class CallResult(NamedTuple):
     content: str
     error: str | None
     duration_s: float
+    resources: ResourceUsage | None = None
     attempts: int = 1
 
 
@@ -38,15 +39,9 @@ def call_results(turn: Turn) -> tuple[CallResult, ...]:
 
 def _call_result(call: CallState) -> CallResult:
     return CallResult(
-        call.call.id,
-        call.call.name,
-        call.call.arguments,
-        call.status,
-        call.content,
-        call.error,
-        call.duration_s,
-        call.attempt,
-    )
+        call.call.id, call.call.name, call.call.arguments, call.status, call.content, call.error, call.duration_s,
+        call.resources, call.attempt,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

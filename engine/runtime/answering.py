@@ -44,10 +44,14 @@ def case_of(parts: Parts, session: Session) -> Case | None:
     loops = parts.limits.loops
     if parts.policy is None:
         return Case(_here(session, ""), done=done, loops=loops) if done and loops is not None else None
-    now_ns = parts.clock.time_ns()
+    now = timestamp(parts.clock.time_ns())
+    return Case(_here(session, now), session.grants, done, loops, expiry(parts))
+
+
+def expiry(parts: Parts) -> str | None:
+    """Return until when a question that is asked now may be answered; None for as long as it takes."""
     timeout_s = parts.limits.approval_timeout_s
-    expires_at = None if timeout_s is None else timestamp(now_ns + int(timeout_s * 1e9))
-    return Case(_here(session, timestamp(now_ns)), session.grants, done, loops, expires_at)
+    return None if timeout_s is None else timestamp(parts.clock.time_ns() + int(timeout_s * 1e9))
 
 
 def _here(session: Session, now: str) -> Here:
@@ -89,9 +93,11 @@ def with_plan(parts: Parts, session: Session, event: UserAnswered) -> UserAnswer
     Raises:
         InvalidEvent: the call cannot run with them; the request stays open.
     """
-    if event.arguments is None:
+    event = parts.clean(event)
+    request = next(request for request in session.pending if request.id == event.request_id)
+    if event.arguments is None or request.kind == "budget":
         return event
-    call = _call_of(session, event.request_id)
+    call = _call_of(session, request)
     changed = ToolCall(id=call.call.id, name=call.call.name, arguments=event.arguments)
     case = case_of(parts, session)
     # Neither a grant nor the guard against loops has a say about what a person wrote.
@@ -100,12 +106,15 @@ def with_plan(parts: Parts, session: Session, event: UserAnswered) -> UserAnswer
     if plan.decision == "refuse":
         raise InvalidEvent(f"the call cannot run with these arguments: {plan.refusal}")
     note = f"Note: a person changed the arguments to {json_text(event.arguments)} before it ran."
-    return event.model_copy(update={"plan": plan.model_copy(update={"note": note})})
+    # What the limits say about the tool's time was decided with the call.
+    decided = plan.model_copy(update={"note": note, "timeout_s": call.plan.timeout_s})
+    return event.model_copy(update={"plan": decided})
 
 
-def _call_of(session: Session, request_id: str) -> CallState:
+def _call_of(session: Session, request: Request) -> CallState:
     turn = session.turn
     assert turn is not None
-    assert turn.batch is not None
-    request = next(request for request in turn.requests if request.id == request_id)
-    return next(call for call in turn.batch.calls if call.call.id == request.call_id)
+    for call in turn.batch.calls if turn.batch is not None else ():
+        if call.call.id == request.call_id:
+            return call
+    raise InvalidEvent(f"request {request.id!r} is about no call: there are no arguments to change")

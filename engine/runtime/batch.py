@@ -2,158 +2,41 @@
 
 The host task is the scheduler. It alone commits; the tasks it starts only run a tool or ask an approver and post what
 came of it. Calls start when a place is free and no call of the same conflict key runs or waits before them; a write
-starts only after its intent is durable. Everything that is posted between two looks is committed together. May import
-anyio, core, ports.
+starts only after its intent is durable. Everything that is posted between two looks is committed together.
+
+Nothing can end a coroutine that swallows its cancellation. It is waited for as long as `limits.cancel_grace_s` says and
+then left behind: its end is on record, its place stays taken until it really ends, what it returns then is dropped. May
+import anyio, core, ports.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import anyio
 
 from ..core.effects import AskUser, KnownEffect, RunTool
-from ..core.events import GrantRevoked, KnownEvent, LateResult, ToolFinished, ToolRetried, ToolStarted, UserAnswered
+from ..core.events import GrantRevoked, KnownEvent, ToolFinished, ToolRetried, ToolStarted, UserAnswered
 from ..core.notices import ToolRunning
 from ..core.session import CallState
-from ..core.values import Priority, Request, State, ToolEffect, ToolStatus
+from ..core.values import Request, State, ToolStatus
 from ..errors import InvalidEvent
 from ..log import logger
 from .answering import with_plan
-from .bell import new_bell
 from .broadcast import Broadcast
-from .crew import Crew
-from .lanes import Lanes, Ticket, lane_of
+from .desk import Ack, Desk
+from .hiding import shown
 from .ledger import Ledger
 from .parts import Parts
 from .performers import Tooling, conflict_free, run_tool
 from .pipeline import tried_again
+from .watchdog import ends_in_time
 
 if TYPE_CHECKING:
     from .inlet import Inlet
-
-
-class Ack:
-    """Lets whoever posted an answer wait until it is durable or refused."""
-
-    def __init__(self) -> None:
-        self._done = anyio.Event()
-        self._error: Exception | None = None
-
-    def settle(self, error: Exception | None = None) -> None:
-        """Say what became of the answer; the first word counts."""
-        if not self._done.is_set():
-            self._error = error
-            self._done.set()
-
-    async def wait(self) -> None:
-        """Wait for the word.
-
-        Raises:
-            InvalidEvent: the answer was refused.
-            JournalError: it could not be made durable.
-        """
-        await self._done.wait()
-        if self._error is not None:
-            raise self._error
-
-
-class Mailbox:
-    """What has been posted to a session's driver and not been looked at yet. Bounded by calls and requests that are
-    open.
-    """
-
-    def __init__(self) -> None:
-        self._items: deque[tuple[KnownEvent, Ack | None]] = deque()
-        self._bell = new_bell()
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def post(self, event: KnownEvent, ack: Ack | None = None) -> None:
-        """Add an event and wake the driver."""
-        self._items.append((event, ack))
-        self.ring()
-
-    def ring(self) -> None:
-        """Wake the driver without an event: a place has become free."""
-        self._bell.ring()
-
-    async def wait(self) -> None:
-        """Wait until something is posted or the bell rings."""
-        if not self._items:
-            await self._bell.wait()
-
-    def take_asides(self) -> list[tuple[GrantRevoked | LateResult, Ack | None]]:
-        """Return what was posted that is legal in every state and moves none, and leave everything else."""
-        taken = [(event, ack) for event, ack in self._items if isinstance(event, GrantRevoked | LateResult)]
-        self._items = deque(item for item in self._items if not isinstance(item[0], GrantRevoked | LateResult))
-        return taken
-
-    def take(self) -> list[tuple[KnownEvent, Ack | None]]:
-        """Return everything that was posted."""
-        items = list(self._items)
-        self._items.clear()
-        return items
-
-
-class Places:
-    """Counts what runs in one session, threads that outlived their calls included.
-
-    Where the engine has a cap of its own, a place is one of the engine's too: it may have to be waited for.
-    """
-
-    def __init__(self, total: int, on_free: Callable[[], None], lanes: Lanes | None) -> None:
-        self._total = total
-        self._taken: dict[str, int] = {}
-        self._on_free = on_free
-        self._lanes = lanes
-        self._tickets: dict[str, Ticket] = {}
-        self._serial = 0
-
-    @property
-    def free(self) -> int:
-        """How many more may start."""
-        return self._total - len(self._taken)
-
-    def take(self, effect: ToolEffect, priority: Priority) -> str:
-        """Occupy a place; return the ticket for it. The bell is rung when the engine grants it later."""
-        self._serial += 1
-        ticket = str(self._serial)
-        self._taken[ticket] = 1
-        if self._lanes is not None:
-            self._tickets[ticket] = self._lanes.take(lane_of(effect), priority, self._on_free)
-        return ticket
-
-    def granted(self, ticket: str) -> bool:
-        """Whether the engine has a place for it too."""
-        return self._lanes is None or self._tickets[ticket].granted
-
-    def keep(self, ticket: str) -> Callable[[], None]:
-        """Keep a place beyond its task, until the returned function is called."""
-        self._taken[ticket] += 1
-        return lambda: self.give_back(ticket)
-
-    def give_back(self, ticket: str) -> None:
-        """Give one hold on a place back; the last one frees it."""
-        self._taken[ticket] -= 1
-        if not self._taken[ticket]:
-            del self._taken[ticket]
-            if self._lanes is not None:
-                self._tickets.pop(ticket).give_back()
-            self._on_free()
-
-
-class Desk(NamedTuple):
-    """What the batches of one session share."""
-
-    mail: Mailbox
-    places: Places
-    crew: Crew
 
 
 class BatchRunner:
@@ -165,6 +48,7 @@ class BatchRunner:
         self._mail = desk.mail
         self._places = desk.places
         self._crew = desk.crew
+        self._left_behind = desk.left_behind
         self._broadcast = broadcast
         self._inlet = inlet
         self._held: dict[str, str] = {}
@@ -180,13 +64,15 @@ class BatchRunner:
             What the last commit asked for; nothing when the session now waits for `session.answer`.
         """
         self._accept(effects)
+        self._left_behind.clear()
+        monitor = self._parts.monitor
+        monitor.batches.add(self)
         try:
-            if self._is_single():
-                return await self._run_alone(self._waiting.pop())
             return await self._host(effects)
         finally:
             while self._held:
                 self._places.give_back(self._held.popitem()[1])
+            monitor.batches.discard(self)
             if self._scopes:
                 await self._leave()
 
@@ -205,12 +91,50 @@ class BatchRunner:
             self._ask(asked)
 
     async def _leave(self) -> None:
-        """Cancel what still runs and wait until it has ended."""
+        """Cancel what still runs and wait until it has ended, or has had its time for that."""
         self._left = anyio.Event()
         for scope in self._scopes.values():
             scope.cancel()
-        with anyio.CancelScope(shield=True):
-            await self._left.wait()
+        if not await ends_in_time(self._left, self._parts.limits.cancel_grace_s):
+            for name in list(self._scopes):
+                self._leave_behind(name)
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a place or for a call of the same conflict key."""
+        return len(self._waiting)
+
+    def wake(self) -> None:
+        """Look again whether a call may start."""
+        self._mail.ring()
+
+    def leave_overdue(self, now_s: float) -> None:
+        """Give calls up that have not ended within the grace after their deadline; their siblings go on.
+
+        Args:
+            now_s: `anyio.current_time()`.
+        """
+        latest_s = now_s - self._parts.limits.cancel_grace_s
+        for name in [name for name, scope in self._scopes.items() if scope.deadline < latest_s]:
+            self._leave_behind(name)
+            call = self._running[name]
+            text = "timed out and did not end when it was cancelled"
+            if call.plan.effect == "write":
+                end = ToolFinished(
+                    call_id=name,
+                    status=ToolStatus.UNKNOWN,
+                    content=f"{text}; it may still take effect",
+                    error="timed_out",
+                )
+            else:
+                end = ToolFinished(call_id=name, status=ToolStatus.TIMED_OUT, content=text, error="timed_out")
+            self._mail.post(end)
+
+    def _leave_behind(self, name: str) -> None:
+        """Wait for a call no more. Its task keeps its place until it ends, and drops what came of it."""
+        del self._scopes[name]
+        self._left_behind.add(name)
+        logger.error("a tool does not end when it is cancelled", session=self._ledger.session.id, call=name)
 
     def _accept(self, effects: Sequence[KnownEffect]) -> None:
         calls = {call.call.id: call for call in self._open_calls()}
@@ -231,40 +155,22 @@ class BatchRunner:
                 await anyio.sleep(delay_s)
                 self._waiting.insert(0, self._running.pop(call.call.id))
         finally:
-            self._ended(call.call.id)
+            self._ended(call.call.id, scope)
             self._mail.ring()
 
     def _open_calls(self) -> tuple[CallState, ...]:
         turn = self._ledger.session.turn
         return turn.batch.calls if turn is not None and turn.batch is not None else ()
 
-    def _is_single(self) -> bool:
-        """Whether there is just one thing to do, so that no task is needed for it."""
-        return (
-            len(self._waiting) == 1
-            and self._places.free > 0
-            and not self._ledger.session.pending
-            and sum(call.runs for call in self._open_calls()) == 1
-            and self._may_start(self._waiting[0])
-        )
-
     def _may_start(self, call: CallState) -> bool:
         """Whether a call has its place. Where the engine has none free, it waits for one by its priority."""
         place = self._held.get(call.call.id)
         if place is None:
             turn = self._ledger.session.turn
-            if self._places.free <= 0 or turn is None:
+            if self._places.free(self._parts.monitor.places) <= 0 or turn is None:
                 return False
             place = self._held[call.call.id] = self._places.take(call.plan.effect, turn.priority)
         return self._places.granted(place)
-
-    async def _run_alone(self, call: CallState) -> list[KnownEffect]:
-        if call.plan.effect == "write":
-            await self._ledger.commit([ToolStarted(call_id=call.call.id)])
-        event = await self._perform(call, self._held.pop(call.call.id), anyio.CancelScope())
-        effects = await self._ledger.commit([event])
-        self._bury(call, event)
-        return effects
 
     def _bury(self, call: CallState | None, event: KnownEvent) -> None:
         if call is not None and call.plan.retries and isinstance(event, ToolFinished):
@@ -289,18 +195,25 @@ class BatchRunner:
         scope = self._scopes[name] = anyio.CancelScope()
         return scope
 
-    def _ended(self, name: str) -> None:
+    def _ended(self, name: str, scope: anyio.CancelScope) -> bool:
+        """Take note that a task has ended; return whether it was still waited for."""
+        if self._scopes.get(name) is not scope:
+            return False
         del self._scopes[name]
         if self._left is not None and not self._scopes:
             self._left.set()
+        return True
 
     async def _run(self, call: CallState, place: str, scope: anyio.CancelScope) -> None:
+        finished = None
         try:
-            event = await self._perform(call, place, scope)
-            if self._left is None or not scope.cancelled_caught:
-                self._mail.post(event)
+            finished = await self._perform(call, place, scope)
         finally:
-            self._ended(call.call.id)
+            awaited = self._ended(call.call.id, scope)
+            if not awaited:
+                logger.warning("a tool that was left behind has ended", call=call.call.id, tool=call.call.name)
+            elif finished is not None and (self._left is None or not scope.cancelled_caught):
+                self._mail.post(finished)
 
     async def _perform(self, call: CallState, place: str, scope: anyio.CancelScope) -> ToolFinished | ToolRetried:
         """Run a call. Its place is given back when it has ended, or when its thread has."""
@@ -320,9 +233,8 @@ class BatchRunner:
             return ended
 
         try:
-            end = await run_tool(
-                Tooling(self._parts, self._broadcast.notice, occupy), self._ledger.session, call, scope
-            )
+            tooling = Tooling(self._parts, shown(self._parts.redactor, self._broadcast.notice), occupy)
+            end = await run_tool(tooling, self._ledger.session, call, scope)
             given_up = end.status is not ToolStatus.COMPLETED
             return tried_again(call, end)
         except BaseException:
@@ -335,7 +247,8 @@ class BatchRunner:
         if self._parts.approver is None:
             return
         for effect in effects:
-            if isinstance(effect, AskUser) and effect.request.kind != "external":
+            # An approver judges calls: a budget is `session.answer`'s, a task the host's.
+            if isinstance(effect, AskUser) and effect.request.kind not in ("budget", "external"):
                 self._crew.start(partial(self._ask_approver, effect.request, self._scope(effect.request.id)))
 
     async def _ask_approver(self, request: Request, scope: anyio.CancelScope) -> None:
@@ -352,8 +265,8 @@ class BatchRunner:
         except Exception:
             logger.exception("approver failed", session=self._ledger.session.id, request=request.id)
         finally:
-            self._ended(request.id)
-        if answer is None:
+            awaited = self._ended(request.id, scope)
+        if answer is None or not awaited:
             self._mail.ring()
         else:
             self._mail.post(answer, Ack())

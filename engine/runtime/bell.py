@@ -1,12 +1,14 @@
-"""The cheapest way for one task to sleep until another one wakes it.
+"""The cheapest way for one task to sleep until another one wakes it, or a time has come.
 
 An `anyio.Event` is made for many waiters, is used once, and looks its backend up each time it is made: three times the
-price of what a turn needs nine times. May import anyio and, to sleep on, the backends themselves.
+price of what a turn needs nine times. A cancel scope around it, for the time, would end the sleep by an exception on
+asyncio; a timer that rings the bell does not. May import anyio and, to sleep on, the backends themselves.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Protocol
 
 
@@ -17,8 +19,8 @@ class Bell(Protocol):
         """Wake who waits, in its own time."""
         ...
 
-    async def wait(self) -> None:
-        """Sleep until the bell rings."""
+    async def wait(self, until: float = math.inf) -> None:
+        """Sleep until the bell rings, at the latest until a time of the event loop, in seconds."""
         ...
 
 
@@ -41,12 +43,15 @@ class _AsyncioBell:
         if self._sleeper is not None and not self._sleeper.done():
             self._sleeper.set_result(None)
 
-    async def wait(self) -> None:
+    async def wait(self, until: float = math.inf) -> None:
         self._sleeper = self._loop.create_future()
+        timer = None if until == math.inf else self._loop.call_at(until, self.ring)
         try:
             await self._sleeper
         finally:
             self._sleeper = None
+            if timer is not None:
+                timer.cancel()
 
 
 class _TrioBell:
@@ -61,11 +66,12 @@ class _TrioBell:
         if self._sleeper is not None:
             self._sleeper.set()
 
-    async def wait(self) -> None:
+    async def wait(self, until: float = math.inf) -> None:
         import trio
 
         self._sleeper = trio.Event()
         try:
-            await self._sleeper.wait()
+            with trio.CancelScope(deadline=until):
+                await self._sleeper.wait()
         finally:
             self._sleeper = None

@@ -12,6 +12,7 @@ May import anyio, core, ports and its neighbours. Must never change a session bu
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import anyio
 
@@ -27,19 +28,23 @@ from ..core.events import (
     TurnCancelled,
 )
 from ..core.session import CallState, Session
-from ..core.values import Fault, Message, Outcome, Prompt, State, ToolStatus
+from ..core.values import Fault, Outcome, Prompt, State
 from ..errors import EngineClosed, InboxFull, InvalidEvent, JournalError, SessionBusy
 from ..log import logger
 from ..replay.turns import call_results
-from .answering import case_of, with_due_times
-from .batch import BatchRunner, Desk, Mailbox, Places
+from .asking import Alarm, Asking, call_model, recover, remember
+from .batch import BatchRunner
 from .broadcast import Broadcast
 from .crew import Crew
+from .desk import Desk, Mailbox, Places
+from .endings import endings
+from .hiding import with_emit
 from .inlet import Inlet
 from .lanes import Lane
 from .ledger import Ledger
-from .parts import Parts, TurnResult
-from .performers import call_model, prepare_context, probe_started, recover
+from .opening import last_system, prompt_events
+from .parts import TurnResult
+from .performers import prepare_context, probe_started
 
 _READY = (State.IDLE, State.WAITING_FOR_USER)
 
@@ -47,41 +52,46 @@ _READY = (State.IDLE, State.WAITING_FOR_USER)
 class _Entry:
     """An event from outside on its way in. It is made only when the session is ready for it."""
 
-    def __init__(self, make: Callable[[], KnownEvent], on_open: Callable[[], None] | None = None) -> None:
+    def __init__(self, make: Callable[[], Sequence[KnownEvent]], on_open: Callable[[], None] | None = None) -> None:
         self._make = make
         self.on_open = on_open
 
     async def events(self) -> Sequence[KnownEvent]:
-        """Return the event."""
-        return (self._make(),)
+        """Return the event, and what follows from it at once."""
+        return self._make()
 
 
 class Driver:
     """Drives one session.
 
     Args:
-        parts: what the engine is made of.
+        asking: what the engine is made of, and the gate before its model.
         ledger: the session and its journal, loaded.
         broadcast: where records and notices go.
-        crew: runs tools that run side by side.
+        crew: runs tools that run side by side, and the alarm of a parked turn.
     """
 
-    def __init__(self, parts: Parts, ledger: Ledger, broadcast: Broadcast, crew: Crew) -> None:
-        self.parts = parts
+    def __init__(self, asking: Asking, ledger: Ledger, broadcast: Broadcast, crew: Crew) -> None:
+        self._asking = asking
+        self.parts = parts = asking.parts
         self.ledger = ledger
         self.broadcast = broadcast
         self._mail = Mailbox()
         places = Places(parts.limits.max_concurrent_tools, self._mail.ring, parts.pipeline.lanes)
-        self._desk = Desk(self._mail, places, crew)
+        self._desk = Desk(self._mail, places, crew, set())
         self._lock = anyio.Lock(fast_acquire=True)
         self._queued = 0
         self._driving: anyio.Event | None = None
         self._scope: anyio.CancelScope | None = None
         self._stop: TurnCancelled | ShutdownRequested | None = None
+        self._drain: ShutdownRequested | None = None
+        self._fault: Fault | None = None
         self.inlet = Inlet(self, self._desk)
         # Who approves in this engine has not seen the questions that an earlier one left open.
-        self._owes_questions = parts.approver is not None and bool(ledger.session.pending)
-        self._system = _last_system(ledger.session)
+        asked = [request for request in ledger.session.pending if request.not_before is None]
+        self._owes_questions = parts.approver is not None and bool(asked)
+        self._system = last_system(ledger.session)
+        self._alarm = Alarm(parts.clock, crew, self.inlet.answer)
         self._closed = False
         self._turn_ns = parts.clock.monotonic_ns()
 
@@ -99,6 +109,11 @@ class Driver:
     def closed(self) -> bool:
         """Whether nothing enters any more."""
         return self._closed
+
+    @property
+    def running_tools(self) -> int:
+        """How many tools run, those included whose calls have been given up."""
+        return self._desk.places.taken
 
     @property
     def unfinished(self) -> bool:
@@ -135,7 +150,7 @@ class Driver:
     async def enter(self, event: KnownEvent) -> TurnResult:
         """Let an event from outside in and return how the session rests after it."""
         async with self._lock:
-            return await self._drive(_Entry(lambda: event))
+            return await self._drive(_Entry(lambda: (event,)))
 
     async def note(self, event: KnownEvent) -> None:
         """Commit an event that moves nothing, while no drive runs."""
@@ -151,13 +166,33 @@ class Driver:
         """End the open turn with `event`, wherever it is; return when that is durable. Without one do nothing."""
         if self._driving is not None:
             driving = self._driving
-            self._stop = event
-            if self._scope is not None:
-                self._scope.cancel()
+            self.interrupt(event)
             await driving.wait()
         elif self.session.turn is not None and self.session.state is not State.SHUTDOWN:
             async with self._lock:
                 await self._end_turn(event)
+
+    async def drain(self, event: ShutdownRequested) -> None:
+        """End the open turn with `event` where nothing that has started is unfinished; return when that is durable."""
+        if self._driving is None or self.session.state in (State.WAITING_FOR_USER, State.ERROR):
+            # Nothing is under way but waiting: for a person, or out a fault.
+            await self.stop(event)
+        else:
+            self._drain = event
+            await self.rest()
+
+    def interrupt(self, event: TurnCancelled | ShutdownRequested) -> None:
+        """Let the drive that runs, if any, end its turn with `event`. Waits for nothing."""
+        if self._driving is not None:
+            self._stop = event
+            if self._scope is not None:
+                self._scope.cancel()
+
+    def fail(self, fault: Fault) -> None:
+        """End the turn that runs, if any, with a fault. Waits for nothing."""
+        if self._scope is not None:
+            self._fault = fault
+            self._scope.cancel()
 
     async def rest(self) -> None:
         """Wait until no drive runs."""
@@ -167,7 +202,14 @@ class Driver:
     async def close(self) -> None:
         """Refuse further work and give the session's journal up. The turn must have been stopped before."""
         self._closed = True
+        self._alarm.stop()
         await self.ledger.release()
+
+    def watch(self) -> None:
+        """Mind the times of what an earlier engine left open, and those that it was told for the gate."""
+        self.inlet.watch(self.session.pending)
+        remember(self._asking, self.session)
+        self._alarm.set(self.session.pending)
 
     def refuse_prompts(self) -> None:
         """Let the prompts that still wait for their turn fail with `EngineClosed`."""
@@ -201,19 +243,20 @@ class Driver:
             raise EngineClosed(f"session {self.session.id!r} is closed; open it again with engine.open")
         self._driving = anyio.Event()
         try:
-            if self.unfinished:
-                await self._to_rest(self._unfinished)
-            if entry is not None:
-                self._let_in(entry)
-                await self._to_rest(entry.events)
+            with self.parts.monitor.turn():
+                if self.unfinished:
+                    await self._to_rest(self._unfinished)
+                if entry is not None:
+                    self._let_in(entry)
+                    await self._to_rest(entry.events)
+            self._alarm.set(self.session.pending)
             return self.result()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._end_turn(self._stop or TurnCancelled(reason="the caller was cancelled"))
             raise
         finally:
-            self._scope = None
-            self._stop = None
+            self._scope = self._stop = self._fault = None
             self._refuse_mail()
             self._driving.set()
             self._driving = None
@@ -243,15 +286,18 @@ class Driver:
             elif scope.cancelled_caught:
                 find = self._overdue
             else:
-                find = self.inlet.late_answers if self._mail else None
+                find = self.inlet.late_answers if self._mail and self._drain is None else None
 
     async def _run(self, events: Sequence[KnownEvent]) -> None:
         if not events:
             return
         effects = await self.inlet.commit(events)
         if isinstance(events[0], PromptReceived) and len(events[0].messages) > 1:
-            self._system = _last_system(self.session)
+            self._system = last_system(self.session)
         while effects:
+            if self._drain is not None:
+                await self.inlet.commit([self._drain])
+                return
             self.inlet.watch(effect.request for effect in effects if isinstance(effect, AskUser))
             state = self.session.state
             asks = state is State.WAITING_FOR_USER and self.parts.approver is not None
@@ -265,15 +311,16 @@ class Driver:
     async def _perform(self, effect: KnownEffect) -> KnownEvent | None:
         """Perform an effect that stands alone; what is not to be performed here leaves the session at rest."""
         if isinstance(effect, CallModel):
+            ask = partial(call_model, self._asking, self.session)
             turn = self.session.turn
             if self.parts.pipeline.lanes is None or turn is None:
-                return await call_model(self.parts, self.session, self.broadcast.notice)
+                return await with_emit(self.parts.redactor, self.broadcast.notice, ask)
             async with self.parts.pipeline.place(Lane.GENERATE, turn.priority):
-                return await call_model(self.parts, self.session, self.broadcast.notice)
+                return await with_emit(self.parts.redactor, self.broadcast.notice, ask)
         if isinstance(effect, PrepareContext):
             return await prepare_context(self.parts, self.session)
         if isinstance(effect, Recover):
-            return await recover(self.parts, effect.plan)
+            return await recover(self._asking, self.session, effect.plan)
         return None
 
     # --- what enters --------------------------------------------------------------------------------------------------
@@ -289,32 +336,19 @@ class Driver:
         self._owes_questions = False
         return (Resumed(probes=await probe_started(self.parts, self.session, self.broadcast.notice)),)
 
-    def _opening(self, prompt: Prompt) -> PromptReceived:
-        """Return the event that opens a turn, with the system prompt before it where the session has another one or
-        none.
-        """
-        system = self.parts.settings.system
-        messages = list(prompt.messages)
-        if prompt.text is not None:
-            messages.append(Message(role="user", text=prompt.text))
-        if system is not None and system != self._system:
-            messages.insert(0, Message(role="system", text=system))
+    def _opening(self, prompt: Prompt) -> Sequence[KnownEvent]:
         self._turn_ns = self.parts.clock.monotonic_ns()
-        case = case_of(self.parts, self.session) if prompt.calls else None
-        calls, plans = self.parts.toolbox.admit(prompt.calls, self.parts.policy, case)
-        return PromptReceived(
-            messages=tuple(messages),
-            direct_calls=tuple(calls),
-            plans=with_due_times(self.parts, plans),
-            priority=prompt.priority,
-            metadata=prompt.metadata,
-        )
+        return prompt_events(self.parts, self.session, prompt, self._system)
 
     async def _overdue(self) -> Sequence[KnownEvent]:
-        """Return the end of a turn that its deadline cut off."""
-        message = f"the turn ran longer than {self.parts.limits.max_execution_time_s:g} s"
-        fault = Faulted(fault=Fault(kind="execution_limit", message=message))
-        return (*self._endings(message, self._finished_in_mail()), fault)
+        """Return the end of a turn that its deadline or a fault from outside cut off."""
+        fault, self._fault = self._fault, None
+        if self.session.turn is None:
+            return ()
+        if fault is None:
+            message = f"the turn ran longer than {self.parts.limits.max_execution_time_s:g} s"
+            fault = Fault(kind="execution_limit", message=message)
+        return (*self._endings(fault.message, self._finished_in_mail()), Faulted(fault=fault))
 
     # --- endings ------------------------------------------------------------------------------------------------------
 
@@ -341,21 +375,7 @@ class Driver:
             logger.exception("the end of a turn could not be journaled", session=self.session.id)
 
     def _endings(self, reason: str, finished: Sequence[KnownEvent]) -> list[KnownEvent]:
-        """Return an end for every call that runs: the known ones, then a cancellation for the others."""
-        endings = list(finished)
-        have_end = {event.call_id for event in finished if isinstance(event, ToolFinished)}
-        for call in self._open_calls():
-            if call.runs and call.call.id not in have_end:
-                doubt = "; it had started and may have taken effect" if call.started else ""
-                endings.append(
-                    ToolFinished(
-                        call_id=call.call.id,
-                        status=ToolStatus.CANCELLED,
-                        content=f"cancelled: {reason}{doubt}",
-                        error="cancelled",
-                    )
-                )
-        return endings
+        return endings(self._open_calls(), finished, reason, self._desk.left_behind)
 
     def _finished_in_mail(self) -> list[KnownEvent]:
         """Take the ends that tools have posted and nobody has committed."""
@@ -375,7 +395,3 @@ class Driver:
     def _open_calls(self) -> tuple[CallState, ...]:
         turn = self.session.turn
         return turn.batch.calls if turn is not None and turn.batch is not None else ()
-
-
-def _last_system(session: Session) -> str | None:
-    return next((message.text for message in reversed(session.transcript) if message.role == "system"), None)

@@ -41,10 +41,13 @@ class Sketch:
 
     def add(self, duration_ns: int) -> None:
         """Count one duration."""
-        duration_ns = max(0, duration_ns)
         self.count += 1
+        if duration_ns <= 0:
+            self._buckets[0] += 1
+            return
         self.total_ns += duration_ns
-        self.max_ns = max(self.max_ns, duration_ns)
+        if duration_ns > self.max_ns:
+            self.max_ns = duration_ns
         self._buckets[_bucket(duration_ns)] += 1
 
     def quantile_ns(self, share: float) -> int:
@@ -91,12 +94,13 @@ class DwellTimes:
 
     def see(self, record: TransitionRecord) -> None:
         """Count a stay that ended with this record. The first record of a session ends none."""
-        if record.source is record.dest and record.session in self._entered:
-            return
-        entered_ns = self._entered.get(record.session)
-        if entered_ns is not None:
-            self._sketches[record.source].add(record.mono_ns - entered_ns)
-        self._entered[record.session] = record.mono_ns
+        session, mono_ns = record.session, record.mono_ns
+        entered_ns = self._entered.get(session)
+        if entered_ns is None:
+            self._entered[session] = mono_ns
+        elif record.source is not record.dest:
+            self._sketches[record.source].add(mono_ns - entered_ns)
+            self._entered[session] = mono_ns
 
     def forget(self, session: str) -> None:
         """Drop a session that was closed; its stays so far keep counting."""

@@ -21,9 +21,9 @@ from ..errors import InvalidEvent
 from ..log import logger
 from ..tools.cache import scope_of
 from .answering import overdue, seconds_left, with_plan
-from .batch import Ack, Desk
 from .broadcast import Broadcast
 from .clock import timestamp
+from .desk import Ack, Desk
 from .ledger import Ledger
 from .parts import Parts, TurnResult
 from .performers import tool_context

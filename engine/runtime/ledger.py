@@ -28,7 +28,7 @@ from .clock import timestamp
 from .parts import Parts
 
 _PAGE = 512
-_CONTEXT_READY = ContextPrepared()
+_CONTEXT_READY = ContextPrepared.trusted()
 _OUTCOMES = (ModelReplied, ToolFinished, ToolRetried)
 
 
@@ -55,6 +55,8 @@ class Ledger:
         self._cursor: Cursor | None = None
         self._clock = parts.clock
         self._asks_providers = bool(parts.providers)
+        self._redactor = parts.redactor
+        self._monitor = parts.monitor
 
     @property
     def shaken(self) -> bool:
@@ -103,6 +105,8 @@ class Ledger:
         at, mono_ns = timestamp(self._clock.time_ns()), self._clock.monotonic_ns()
         waiting = list(events)
         for event in waiting:
+            if self._redactor is not None:
+                event = self._redactor.clean(event)
             asked = take(cursor, event)
             record = seal(
                 session=cursor.id,
@@ -130,6 +134,7 @@ class Ledger:
             self._note(record, cursor)
             if self._broadcast.watched:
                 self._broadcast.record(record)
+        self._monitor.see(records)
         return effects
 
     async def commit_opening(self, opened: SessionOpened | None) -> None:
@@ -139,6 +144,8 @@ class Ledger:
             events.append(Resumed())
         if events:
             await self.commit(events)
+        if self._parts.learner is not None:
+            await self._parts.learner.enter(self.session)
 
     async def mend(self) -> list[KnownEvent]:
         """Find out what became durable of the last append, and take it over.
@@ -160,7 +167,11 @@ class Ledger:
 
     async def release(self) -> None:
         """Give the right to write up."""
-        await self._writer.release()
+        try:
+            await self._writer.release()
+        finally:
+            if self._parts.learner is not None:
+                await self._parts.learner.leave(self.session.id)
 
     async def _append(self, records: list[TransitionRecord]) -> None:
         """Append; whatever but success this ends with, what became durable is found out before anything else."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal, NamedTuple, TypeAlias
 
-from ..errors import UsageError
 from ..log import logger
 
 MEBIBYTE = 1024 * 1024
@@ -40,6 +39,11 @@ class MemoryBounds(NamedTuple):
     def level(self, rss_bytes: int) -> Level:
         """Return where so much memory lies."""
         return Level((rss_bytes >= self.soft_bytes) + (rss_bytes >= self.limit_bytes))
+
+    def above(self, used_bytes: int) -> MemoryBounds:
+        """Return the bounds for a process that holds so much before any turn: as far apart, and as far above it."""
+        gap_bytes = self.limit_bytes - self.soft_bytes
+        return self._replace(limit_bytes=used_bytes + 2 * gap_bytes, soft_bytes=used_bytes + gap_bytes)
 
     @classmethod
     def of(cls, max_memory_mb: int, places: int, soft_share: float = 0.8) -> MemoryBounds:
@@ -128,6 +132,9 @@ class MemoryStep:
 class MemoryGovernor:
     """Takes samples of the process's memory and acts on them.
 
+    A process that lies above the soft bound already, with a large model in it for instance, can still be worked in: one
+    tool at a time at first, and under bounds that are raised by what it held before; the log says so.
+
     Args:
         bounds: when to do what.
         read_bytes: returns the memory of the process now.
@@ -144,16 +151,23 @@ class MemoryGovernor:
         on_step: Callable[[MemoryStep], object],
     ) -> None:
         used_bytes = read_bytes()
-        if used_bytes >= bounds.soft_bytes:
-            raise UsageError(
-                f"the process uses {used_bytes / MEBIBYTE:.0f} MB before any turn, and memory is shed at "
-                f"{bounds.soft_bytes / MEBIBYTE:.0f} MB already; raise max_memory_mb"
-            )
+        crowded = used_bytes >= bounds.soft_bytes
+        if crowded:
+            limit_bytes, bounds = bounds.limit_bytes, bounds.above(used_bytes)
+            logger.warning(
+                "the process uses as much memory as it may before any turn: raise max_memory_mb",
+                used_bytes=used_bytes, limit_bytes=limit_bytes, raised_to_bytes=bounds.limit_bytes,
+            )  # fmt: skip
         self._bounds = bounds
         self._read_bytes = read_bytes
         self._freers = (*freers, Freer("cycles", _collect), Freer("heap", _trim))
         self._on_step = on_step
-        self._pressure = Pressure(bounds.places)
+        self._pressure = Pressure(1 if crowded else bounds.places)
+
+    @property
+    def admitting(self) -> bool:
+        """Whether a turn may begin, by the newest sample."""
+        return self._pressure.admitting
 
     @property
     def places(self) -> int:
@@ -161,8 +175,13 @@ class MemoryGovernor:
         return self._pressure.places
 
     def admits(self) -> bool:
-        """Whether a turn or a tool may begin. Where the last sample said no, another one is taken: none ran since."""
+        """Whether a turn may begin. Where the last sample said no, memory is freed and another one is taken.
+
+        No turn ran since then, and those that were ended have left what they held to the collector.
+        """
         if not self._pressure.admitting:
+            for freer in self._freers:
+                self._free(freer)
             self.sample()
         return self._pressure.admitting
 

@@ -5,17 +5,20 @@ May import core, pydantic, ports and its neighbours. Must never do I/O.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 from pydantic import ValidationError
 
-from ..core.events import SessionOpened
+from ..core.events import Faulted, KnownEvent, PromptReceived, SessionOpened
 from ..core.session import Session
-from ..core.values import JsonObject, Prompt
+from ..core.values import JsonObject, Message, Prompt
 from ..errors import EncodingError, UsageError
 from ..journal.canonical import canonical
 from ..tools.encode import complaint
+from .answering import with_due_times
 from .parts import Parts
+from .spending import admit, declared_tokens
 
 
 class Who(TypedDict, total=False):
@@ -43,6 +46,22 @@ def as_prompt(given: str | Prompt) -> Prompt:
     return Prompt(text=given)
 
 
+def check_siblings(parent: str | None, siblings: Iterable[Session], parts: Parts) -> None:
+    """Refuse a session beyond those that its parent may have open at a time.
+
+    Raises:
+        UsageError: there are as many already.
+    """
+    if parent is None:
+        return
+    limit, count = parts.limits.max_parallel_tasks, sum(session.opened.parent == parent for session in siblings)
+    if count >= limit:
+        raise UsageError(
+            f"session {parent!r} already has {count} open child sessions; close one of them first, or raise "
+            "max_parallel_tasks"
+        )
+
+
 def opening_event(session: Session, parts: Parts, who: Who) -> SessionOpened | None:
     """Return the event that records whose session it is and by which settings it goes on, where something of it is new.
 
@@ -56,12 +75,47 @@ def opening_event(session: Session, parts: Parts, who: Who) -> SessionOpened | N
     """
     known = session.opened
     given = {name: value for name, value in who.items() if value is not None}
-    settings = parts.limits.settings(parts.settings.on_unknown)
+    settings = parts.limits.settings(parts.settings.on_unknown, declared_tokens(parts.parameters))
     try:
         # Validated, not copied: what the journal could not be read with later is refused here.
-        event = SessionOpened.model_validate({**dict(known), **given, "settings": settings})
+        # Cleaned before it is compared: what was recorded is.
+        event = parts.clean(SessionOpened.model_validate({**dict(known), **given, "settings": settings}))
         canonical(event)
     except (ValidationError, EncodingError) as error:
         reason = complaint(error) if isinstance(error, ValidationError) else str(error)
         raise UsageError(f"session {session.id!r} cannot be opened with this: {reason}; nothing was recorded") from None
     return event if session.seq == 0 or event != known else None
+
+
+def prompt_events(parts: Parts, session: Session, prompt: Prompt, known_system: str | None) -> Sequence[KnownEvent]:
+    """Return the event that opens a turn, with the system prompt before it where the session has another one or none;
+    and the fault that ends it at once, where the process has no memory for it.
+
+    Args:
+        parts: what the engine is made of.
+        session: the snapshot at rest.
+        prompt: what opens the turn.
+        known_system: the newest system prompt of the conversation.
+    """
+    prompt = parts.clean(prompt)
+    system = parts.settings.system
+    messages = list(prompt.messages)
+    if prompt.text is not None:
+        messages.append(Message(role="user", text=prompt.text))
+    if system is not None and system != known_system:
+        messages.insert(0, Message(role="system", text=system))
+    calls, plans = admit(parts, session, prompt.calls) if prompt.calls else ((), ())
+    opened = PromptReceived(
+        messages=tuple(messages),
+        direct_calls=tuple(calls),
+        plans=with_due_times(parts, plans),
+        priority=prompt.priority,
+        metadata=prompt.metadata,
+    )
+    fault = parts.monitor.objection()
+    return (opened,) if fault is None else (opened, Faulted(fault=fault))
+
+
+def last_system(session: Session) -> str | None:
+    """Return the newest system prompt of a conversation, if it has one."""
+    return next((message.text for message in reversed(session.transcript) if message.role == "system"), None)

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ..core.limits import Limits
+from ..core.redaction import Redactor
 from ..core.session import NO_USAGE
-from ..core.values import JsonObject, Outcome, Request, Usage, Value
-from ..ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy
+from ..core.values import FaultKind, JsonObject, Outcome, Request, Usage, Value
+from ..ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy, RecoveryHandler
 from ..replay.turns import CallResult
 from ..tools.registry import Toolbox
 from .lanes import LaneLimits
+from .monitor import Monitor
 from .pipeline import Pipeline
+
+T = TypeVar("T")
+
+
+def _plain(handler: RecoveryHandler) -> RecoveryHandler:
+    if iscoroutinefunction(handler):
+        raise ValueError("a recovery handler is a plain function: its decision is taken in line, and recorded")
+    return handler
+
+if TYPE_CHECKING:
+    from ..predict import Predictor
+    from .learning import Learner
+
+Learns: TypeAlias = "Predictor | Learner"
+"""What can learn from the sessions of an engine: one predictor for all of them, or a `Learner`."""
 
 
 class EngineSettings(Value):
@@ -23,14 +41,22 @@ class EngineSettings(Value):
 
     `system` is put before the first prompt of a session, and again when it has changed; `parameters` go to the model as
     they are; `on_unknown` says who decides about a write whose end was not seen; `exit_grace_s` is how long, in
-    seconds, leaving `async with` waits for running turns before it interrupts them. `lanes` caps what all sessions of
-    the engine run at once, None does not; a cap costs some 5 % of a small turn.
+    seconds, leaving `async with` waits for running turns before it interrupts them. `recovery` holds a handler for each
+    kind of fault that the host wants to decide about. A coroutine tool that keeps the event loop for longer than
+    `loop_limit_s`, and a session that works in one state for longer than `stuck_after_s`, are reported in the log and
+    in `engine.stats()`; None reports none. `lanes` caps what all sessions of the engine run at once, None does not; a
+    cap costs some 5 % of a small turn.
     """
 
     system: str | None = None
     parameters: JsonObject = Field(default_factory=dict)
     on_unknown: Literal["ask", "tell_model"] = "ask"
     exit_grace_s: float = Field(default=5.0, ge=0)
+    recovery: Mapping[FaultKind, Annotated[RecoveryHandler, AfterValidator(_plain)]] = Field(
+        default_factory=dict[FaultKind, RecoveryHandler], repr=False
+    )
+    loop_limit_s: float | None = Field(default=1.0, gt=0)
+    stuck_after_s: float | None = Field(default=600.0, gt=0)
     lanes: LaneLimits | None = None
 
 
@@ -61,14 +87,44 @@ class Parts:
     limits: Limits
     settings: EngineSettings
     clock: Clock
+    monitor: Monitor
     pipeline: Pipeline
     middleware: tuple[Middleware, ...] = ()
     providers: tuple[ContextProvider, ...] = ()
     observers: tuple[Observer, ...] = ()
     approver: Approver | None = None
     policy: Policy | None = None
+    learner: Learner | None = None
+    redactor: Redactor | None = None
+
+    def clean(self, value: T) -> T:
+        """Return a value without secrets."""
+        return value if self.redactor is None else self.redactor.clean(value)
 
     @property
     def parameters(self) -> Mapping[str, Any]:
         """What goes to the model with every request."""
         return self.settings.parameters
+
+    @property
+    def watchers(self) -> Sequence[Observer]:
+        """Who sees every record."""
+        return self.observers if self.learner is None else (*self.observers, self.learner)
+
+    def closing(self) -> Sequence[Callable[[], Awaitable[None]]]:
+        """Return what lets go of everything that is held, to be called in this order, once no session runs."""
+        learner = _nothing_to_close if self.learner is None else self.learner.aclose
+        return learner, self.toolbox.aclose, self.journal.aclose, getattr(self.model, "aclose", _nothing_to_close)
+
+
+def learner_of(given: Learns | None) -> Learner | None:
+    """Return the learner of an engine; what learning needs is loaded by engines that learn."""
+    if given is None:
+        return None
+    from .learning import as_learner
+
+    return as_learner(given)
+
+
+async def _nothing_to_close() -> None:
+    """Stand in for the end of a model that holds nothing."""

@@ -1,4 +1,4 @@
-"""One coroutine an effect: prepare the context, ask the model, run a tool, wait out a recovery.
+"""One coroutine an effect: prepare the context, run a tool, ask a probe. Asking the model is in `asking`.
 
 A performer turns whatever happens into the next event; it never touches a session and never raises but for
 cancellation. May import anyio, ports, tools, models, core.
@@ -17,30 +17,23 @@ from ..core.events import (
     ContextPrepared,
     Faulted,
     KnownEvent,
-    ModelReplied,
     ProbeResult,
-    Recovered,
-    RecoveryFailed,
-    RecoveryNeedsUser,
     ToolFinished,
 )
 from ..core.session import CallState, Session
-from ..core.values import Fault, FaultKind, Message, ModelReply, RecoveryPlan, ToolStatus, WirePatch
-from ..errors import ModelError
+from ..core.values import Fault, FaultKind, Message, ResourceUsage, ToolStatus, WirePatch
 from ..log import logger
-from ..models.recorded import RecordedModel
-from ..ports import Emit, ModelRequest, Probing, ToolContext, ToolOutput
+from ..ports import Emit, Probing, ToolContext, ToolOutput
 from ..tools.encode import describe
 from ..tools.function import FunctionTool, really_cancelled
-from .answering import case_of, with_due_times
+from ..tools.isolation import is_isolated
+from .answering import case_of
 from .lanes import Lane
 from .parts import Parts
 from .pipeline import CERTAINLY_FITS_CHARS
 
 Q = TypeVar("Q")
 A = TypeVar("A")
-
-_KINDS: dict[str, FaultKind] = {"rate_limit": "rate_limit", "model_failure": "model_failure"}
 
 
 async def prepare_context(parts: Parts, session: Session) -> KnownEvent:
@@ -59,77 +52,10 @@ async def prepare_context(parts: Parts, session: Session) -> KnownEvent:
         return _fault("host_failure", f"a context provider failed: {describe(error)}")
 
 
-async def call_model(parts: Parts, session: Session, emit: Emit) -> KnownEvent:
-    """Ask the model; a reply comes back with the decision about each of its calls, anything else as a fault."""
-    turn = session.turn
-    assert turn is not None
-    request = ModelRequest(
-        session.transcript,
-        parts.toolbox.reading_specs if session.spilled else parts.toolbox.specs,
-        parts.parameters,
-        session.id,
-        turn.number,
-        turn.round,
-    )
-    ask: Callable[[ModelRequest], Awaitable[ModelReply]] = partial(_generate, parts, emit)
-    for middleware in reversed(parts.middleware):
-        ask = partial(_wrapped, middleware.around_model, ask)
-    timeout_s = parts.limits.model_timeout_s
-    try:
-        with anyio.move_on_after(timeout_s):
-            return _judge(parts, session, await ask(request))
-        return _fault("model_failure", f"the model did not answer within {timeout_s:g} s", retryable=True)
-    except ModelError as error:
-        return Faulted(
-            fault=Fault(
-                kind=_KINDS.get(error.kind, "model_failure"),
-                message=str(error),
-                retryable=error.retryable,
-                status=error.status,
-                retry_after_s=_sensible(error.retry_after_s),
-            )
-        )
-    except GeneratorExit:
-        raise
-    except BaseException as error:
-        if isinstance(error, anyio.get_cancelled_exc_class()) and really_cancelled():
-            raise
-        return _fault("model_failure", f"the model failed: {describe(error)}")
-
-
-def _sensible(delay_s: float | None) -> float | None:
-    """Return a wait that a provider wished for, if it is one: a number of seconds, not negative."""
-    return delay_s if delay_s is not None and 0 <= delay_s < math.inf else None
-
-
-async def _generate(parts: Parts, emit: Emit, request: ModelRequest) -> ModelReply:
-    return await parts.model.generate(request, emit)
-
-
 async def _wrapped(
     around: Callable[[Q, Callable[[Q], Awaitable[A]]], Awaitable[A]], inner: Callable[[Q], Awaitable[A]], given: Q
 ) -> A:
     return await around(given, inner)
-
-
-def _judge(parts: Parts, session: Session, reply: object) -> KnownEvent:
-    """Return the reply with its plans, or the fault that it is."""
-    if not isinstance(reply, ModelReply):
-        return _fault("bad_reply", f"the model returned {type(reply).__name__}, not a ModelReply")
-    ids = [call.id for call in reply.tool_calls]
-    if len(set(ids)) != len(ids):
-        return _fault("bad_reply", f"the reply uses a call id twice: {', '.join(ids)}", retryable=True)
-    if not ids and not reply.text and not isinstance(parts.model, RecordedModel):
-        return _fault("empty_reply", f"the reply has neither text nor calls (finish: {reply.finish})", retryable=True)
-    if not ids:
-        return ModelReplied.trusted(reply=reply)
-    try:
-        calls, plans = parts.toolbox.admit(reply.tool_calls, parts.policy, case_of(parts, session))
-    except Exception as error:
-        return _fault("host_failure", f"the policy failed: {describe(error)}")
-    if calls is not reply.tool_calls:
-        reply = reply.model_copy(update={"tool_calls": calls})
-    return ModelReplied.trusted(reply=reply, plans=with_due_times(parts, plans))
 
 
 class Tooling(NamedTuple):
@@ -160,6 +86,7 @@ async def run_tool(tooling: Tooling, session: Session, call: CallState, scope: a
         duration_s=duration_s,
         patch=output.patch,
         blob=blob,
+        resources=output.resources,
     )
 
 
@@ -172,10 +99,15 @@ def _checked(output: object) -> ToolOutput:
         and output.status.terminal
         and isinstance(output.error, str | None)
         and isinstance(output.patch, WirePatch | None)
+        and isinstance(output.resources, ResourceUsage | None)
     ):
         return output
     text = f"the tool returned {type(output).__name__}, not a ToolOutput with a text and a terminal status"
     return ToolOutput(text, ToolStatus.FAILED, "bad_output")
+
+
+def _in_thread(tool: object) -> bool:
+    return isinstance(tool, FunctionTool) and not tool.is_async
 
 
 async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: anyio.CancelScope) -> ToolOutput:
@@ -184,6 +116,7 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
         return ToolOutput(f"the tool {call.call.name!r} is no longer available", ToolStatus.FAILED, "unknown_tool")
     context = tool_context(session, call, tooling.emit, tooling.occupy)
     policy = tooling.parts.policy
+    in_thread = _in_thread(tool)
     try:
         if policy is not None:
             # Between the decision and now there may be a restart, an upgrade, a fork, another user or another policy.
@@ -198,9 +131,11 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
             run = partial(tooling.parts.pipeline.through_cache, call, tool.options, run)
         for middleware in reversed(tooling.parts.middleware):
             run = partial(_wrapped, middleware.around_tool, run)
-        scope.deadline = anyio.current_time() + context.timeout_s
+        # A worker process has its time from when it has the call, and its end comes with a word about what happened.
+        scope.deadline = math.inf if is_isolated(tool) else anyio.current_time() + context.timeout_s
         with scope:
-            output = await run(context)
+            watchdog = None if in_thread else tooling.parts.monitor.watchdog
+            output = await (run(context) if watchdog is None else watchdog.running(context.name, run(context)))
             # What we wrote ourselves needs no check.
             return output if type(tool) is FunctionTool and not tooling.parts.middleware else _checked(output)
     except GeneratorExit:
@@ -210,7 +145,7 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
             raise
         return ToolOutput(describe(error), ToolStatus.FAILED, type(error).__name__)
     text = f"timed out after {context.timeout_s:g} s"
-    if call.plan.effect == "write" and isinstance(tool, FunctionTool) and not tool.is_async:
+    if call.plan.effect == "write" and in_thread:
         # A thread cannot be stopped: nobody knows what the write still does.
         return ToolOutput(f"{text}; it may still take effect", ToolStatus.UNKNOWN, "timed_out")
     return ToolOutput(text, ToolStatus.TIMED_OUT, "timed_out")
@@ -261,18 +196,6 @@ async def probe_started(parts: Parts, session: Session, emit: Emit) -> tuple[Pro
         content = "" if output is None else output.content
         results.append(ProbeResult(call_id=call.call.id, happened=output is not None, content=content))
     return tuple(results)
-
-
-async def recover(parts: Parts, plan: RecoveryPlan) -> KnownEvent:
-    """Carry out a recovery plan: wait as long as it says, or say that it takes a person, or give up."""
-    if plan.action == "ask":
-        return RecoveryNeedsUser()
-    if plan.action == "give_up":
-        return RecoveryFailed()
-    started_ns = parts.clock.monotonic_ns()
-    if plan.delay_s:
-        await anyio.sleep(plan.delay_s)
-    return Recovered(waited_s=(parts.clock.monotonic_ns() - started_ns) / 1e9)
 
 
 def _fault(kind: FaultKind, message: str, *, retryable: bool = False) -> Faulted:

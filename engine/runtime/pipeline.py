@@ -216,7 +216,7 @@ def furnish(
     """
     blobs = blobs_beside(journal)
     reader = partial(read_tool, blobs, limits.max_output_bytes)
-    toolbox = Toolbox(tools, retries=limits.max_tool_retries, reader=reader)
+    toolbox = Toolbox(tools, limits, reader=reader)
     pipeline = Pipeline(
         limits.max_output_bytes,
         blobs,

@@ -2,7 +2,7 @@
 
 A thread asks the loop for a sign of life while tools run, and reports which tool keeps it from answering, with the
 stack it stands at; while no tool runs the thread sleeps without a timer. Nothing can stop such a tool: it is named. A
-tool that swallows its cancellation is waited for a while and then left behind. May import anyio, errors and the log.
+tool that swallows its cancellation is waited for a while and then left behind. May import anyio and the log.
 Must never touch a session, and from its thread nothing of the event loop but through `post`.
 """
 
@@ -11,15 +11,16 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import FrameType
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import anyio
 
 from ..log import logger
+
+T = TypeVar("T")
 
 Post: TypeAlias = Callable[[Callable[[], object]], object]
 """Has the event loop call a function soon; from any thread, without waiting. RuntimeError once the loop is gone."""
@@ -65,20 +66,20 @@ class LoopWatchdog:
         self._ended = False
         self._thread: threading.Thread | None = None
 
-    @contextmanager
-    def running(self, tool: str) -> Generator[None, None, None]:
-        """Watch while the block runs. To be entered in the coroutine that awaits the tool: its frame is the proof."""
-        # This function's own frame, the one of `contextmanager`, then whoever entered the block.
-        frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    async def running(self, tool: str, work: Awaitable[T]) -> T:
+        """Watch while something is awaited: the frame of this coroutine on the loop's stack is the proof."""
+        frame = sys._getframe()  # pyright: ignore[reportPrivateUsage]
         self._running[frame] = tool
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="engine-watchdog", daemon=True)
             self._thread.start()
         elif self._parked:
             with self._change:
+                # Once: waking the thread for each of many short tools would cost more than they do.
+                self._parked = False
                 self._change.notify()
         try:
-            yield
+            return await work
         finally:
             del self._running[frame]
 
@@ -103,7 +104,7 @@ class LoopWatchdog:
         with self._change:
             self._change.wait_for(lambda: self._ended, self._limit_s / 4)
             self._parked = True
-            self._change.wait_for(lambda: self._ended or bool(self._running))
+            self._change.wait_for(lambda: self._ended or not self._parked or bool(self._running))
             self._parked = False
             return not self._ended
 
@@ -115,10 +116,10 @@ class LoopWatchdog:
             if self._change.wait_for(lambda: self._answered or self._ended, self._limit_s):
                 return
         blocked = self._look()
+        self._post(lambda: self._on_blocked(blocked))
         logger.error(
             "event loop blocked", tool=blocked.tool, running=blocked.running, for_s=blocked.for_s, stack=blocked.stack
         )
-        self._post(lambda: self._on_blocked(blocked))
         with self._change:
             self._change.wait_for(lambda: self._answered or self._ended)
 

@@ -82,6 +82,13 @@ def _check_requests(turn: Turn) -> None:
     assert len(set(ids)) == len(ids), f"a request id twice: {ids}"
     calls: dict[str, CallState] = {call.call.id: call for call in (turn.batch.calls if turn.batch is not None else ())}
     for request in turn.requests:
+        if request.kind == "budget":
+            assert not calls, f"request {request.id} is about a budget while calls are open"
+            continue
+        if request.kind == "parked":
+            assert request.not_before is not None, "a parked turn without a time at which it goes on"
+            assert not calls, f"parked with open calls {sorted(calls)}"
+            continue
         call = calls.get(request.call_id)
         assert call is not None, f"request {request.id} is about {request.call_id!r}, which is not open"
         wanted = {"approval": call.asks, "outcome": call.status is ToolStatus.UNKNOWN, "external": call.handed}

@@ -19,6 +19,7 @@ from pydantic import JsonValue
 
 from ..core import events as ev
 from ..core.record import TransitionRecord
+from ..core.recovery import objection_to
 from ..core.session import CallState, Session
 from ..core.step import legal
 from ..core.values import (
@@ -28,9 +29,13 @@ from ..core.values import (
     JsonObject,
     Message,
     ModelReply,
+    OnBudget,
     PlannedCall,
     Priority,
+    RecoveryPlan,
+    ResourceUsage,
     SessionSettings,
+    State,
     ToolCall,
     ToolEffect,
     ToolStatus,
@@ -42,6 +47,7 @@ from .recording import Recording
 T = TypeVar("T")
 
 TERMINAL = tuple(status for status in ToolStatus if status.terminal)
+_CARRIED_OUT = {"resume": "recovered", "ask": "recovery_needs_user", "park": "recovery_needs_user"}
 NAMES = ("lookup", "book", "pay")
 """Tool names that drawn calls use."""
 
@@ -127,6 +133,8 @@ def settings() -> st.SearchStrategy[SessionSettings]:
     return st.builds(
         SessionSettings, max_tool_rounds=st.integers(1, 3), max_parse_retries=small, max_model_retries=small,
         max_continuations=small, backoff_base_s=st.floats(0, 10), on_unknown=st.sampled_from(["ask", "tell_model"]),
+        max_tokens=st.none() | st.integers(1, 10_000), call_tokens=st.integers(0, 10_000),
+        on_budget=st.sampled_from(get_args(OnBudget)),
     )  # fmt: skip
 
 
@@ -135,7 +143,21 @@ def faults(kinds: Sequence[FaultKind] = get_args(FaultKind)) -> st.SearchStrateg
     return st.builds(
         Fault, kind=st.sampled_from(kinds), message=texts(), retryable=st.booleans(),
         status=st.none() | st.integers(400, 599), retry_after_s=st.none() | st.floats(0, 100),
+        jitter=st.none() | st.floats(0, 1), not_before=st.none() | _moments(),
     )  # fmt: skip
+
+
+def recovery_plans() -> st.SearchStrategy[RecoveryPlan]:
+    """Return plans as a host may make them, fitting or not."""
+    return st.builds(
+        RecoveryPlan, action=st.sampled_from(("resume", "ask", "park", "give_up")), delay_s=st.floats(0, 1000),
+        resume=st.sampled_from((None, State.PROCESSING, State.GENERATING_RESPONSE)),
+        not_before=st.none() | _moments(),
+    )  # fmt: skip
+
+
+def _moments() -> st.SearchStrategy[str]:
+    return st.just("2027-01-15T08:00:00.000000Z")
 
 
 @st.composite
@@ -183,9 +205,11 @@ def _openings() -> st.SearchStrategy[ev.SessionOpened]:
 
 
 def _ends(call_ids: st.SearchStrategy[str]) -> st.SearchStrategy[ev.ToolFinished]:
+    resources = st.builds(ResourceUsage, cpu_s=st.none() | st.floats(0, 1000), written_bytes=st.none() | st.just(1))
     return st.builds(
         ev.ToolFinished, call_id=call_ids, status=st.sampled_from(TERMINAL), content=texts(),
         error=st.none() | texts(8), duration_s=st.floats(0, 1000), patch=st.none() | patches(),
+        resources=st.none() | resources,
         blob=st.none() | texts(8),
     )  # fmt: skip
 
@@ -228,6 +252,7 @@ _ANY: Mapping[str, Callable[[], st.SearchStrategy[ev.KnownEvent]]] = {
     "user_answered": lambda: _answers(texts()),
     "grant_revoked": lambda: st.builds(ev.GrantRevoked, grant_id=texts(), by=st.none() | texts()),
     "faulted": lambda: st.builds(ev.Faulted, fault=faults()),
+    "recovery_planned": lambda: st.builds(ev.RecoveryPlanned, plan=recovery_plans()),
     "recovered": lambda: st.builds(ev.Recovered, waited_s=st.floats(0, 1000)),
     "recovery_needs_user": lambda: st.just(ev.RecoveryNeedsUser()),
     "recovery_failed": lambda: st.just(ev.RecoveryFailed()),
@@ -279,12 +304,22 @@ def fitting(session: Session, kind: str) -> st.SearchStrategy[ev.KnownEvent]:
             )
         case "recovered" | "recovery_needs_user":
             plan = session.turn.plan if session.turn is not None else None
-            action = {"resume": "recovered", "ask": "recovery_needs_user"}.get(plan.action if plan is not None else "")
+            action = _CARRIED_OUT.get(plan.action if plan is not None else "")
             return events(kind) if action == kind else st.nothing()
+        case "recovery_planned":
+            return _decisions(session)
         case "resumed":
             return _resumptions([call.call.id for call in calls if call.started])
         case _:
             return events(kind)
+
+
+def _decisions(session: Session) -> st.SearchStrategy[ev.KnownEvent]:
+    turn, limits = session.turn, session.opened.settings
+    if turn is None or turn.plan is None or turn.plan.by_host:
+        return st.nothing()
+    fits = recovery_plans().filter(lambda plan: objection_to(plan, turn, limits) is None)
+    return st.builds(ev.RecoveryPlanned, plan=st.just(RecoveryPlan(action="give_up")) | fits)
 
 
 def _start_of(call_id: str) -> st.SearchStrategy[ev.KnownEvent]:

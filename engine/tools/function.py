@@ -1,9 +1,9 @@
 """Functions as tools: the `@tool` decorator.
 
 The JSON Schema comes from the annotations, the description from the docstring, validation from pydantic. Async
-functions run in the event loop, synchronous ones in a thread. A parameter annotated `ToolContext` receives the request
-and stays out of the schema. May import ports, core, errors and anyio. Must never let an exception of a tool pass as its
-own.
+functions run in the event loop, synchronous ones in a thread, either in a process of its own where the tool asks for
+it. A parameter annotated `ToolContext` receives the request and stays out of the schema. May import ports, core, errors
+and anyio. Must never let an exception of a tool pass as its own.
 """
 
 from __future__ import annotations
@@ -12,8 +12,21 @@ import asyncio
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from copy import copy
 from functools import update_wrapper
-from typing import Any, Generic, NotRequired, ParamSpec, TypedDict, TypeVar, cast, get_type_hints, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    NotRequired,
+    ParamSpec,
+    TypedDict,
+    TypeVar,
+    cast,
+    get_type_hints,
+    overload,
+)  # fmt: skip
 
 import anyio
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -22,10 +35,13 @@ from typing_extensions import TypedDict as DynamicTypedDict, Unpack
 
 from ..core.limits import MIN_OUTPUT_BYTES
 from ..core.values import JsonObject, ToolEffect, ToolSpec, ToolStatus, check_id
-from ..errors import EncodingError, InvalidId, ToolDefinitionError
+from ..errors import EncodingError, EngineClosed, InvalidId, ToolDefinitionError
 from ..ports import OnFailure, ToolContext, ToolOptions, ToolOutput
 from .encode import complaint, describe, encode_result
 from .threads import run_abandonable
+
+if TYPE_CHECKING:
+    from .workers import ProcessCallee, WorkerLimits, WorkerPool
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,7 +55,8 @@ class ToolKeywords(TypedDict, total=False):
     the tool's parameters that returns the result of a write that took place, or None if it certainly did not; `name`
     and `description` instead of the function's own; `on_failure`, `cache_ttl_s`, `max_output_bytes`, `version` and
     `external` as in `ToolOptions`: an external tool's function is never called, it only describes the call, and
-    without a `timeout_s` the host has as long as it takes.
+    without a `timeout_s` the host has as long as it takes; `isolation` "process" for a process of its own, which can
+    be killed with all it has started and is held to `limits`, those of `WorkerLimits` if not given.
     """
 
     effect: ToolEffect
@@ -54,6 +71,8 @@ class ToolKeywords(TypedDict, total=False):
     max_output_bytes: int | None
     version: str
     external: bool
+    isolation: Literal["thread", "process"]
+    limits: WorkerLimits
 
 
 class FunctionTool(Generic[P, R]):
@@ -75,6 +94,8 @@ class FunctionTool(Generic[P, R]):
             name=name, description=options.get("description", _summary(function)), parameters=parameters
         )
         self._options = _checked_options(options, name, parameters)
+        self._process = _process_of(function, options, self._options.effect)
+        self._pool: Callable[[], WorkerPool] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function itself, without validation, deadline or record."""
@@ -99,6 +120,26 @@ class FunctionTool(Generic[P, R]):
         return self._callee.is_async
 
     @property
+    def isolated(self) -> bool:
+        """Whether calls run in a process of their own, which ends them in time and can be killed."""
+        return self._process is not None
+
+    @property
+    def worker_limits(self) -> WorkerLimits | None:
+        """What a call in a process of its own may use."""
+        return None if self._process is None else self._process.limits
+
+    def served_by(self, pool: Callable[[], WorkerPool]) -> FunctionTool[P, R]:
+        """Return this tool with its calls going to the workers of one engine.
+
+        Args:
+            pool: returns what they run in, and is asked at each call.
+        """
+        served = copy(self)
+        served._pool = pool
+        return served
+
+    @property
     def can_probe(self) -> bool:
         """Whether the tool can find out if a write took place."""
         return self._probe is not None
@@ -116,6 +157,11 @@ class FunctionTool(Generic[P, R]):
 
     async def run(self, bound: Mapping[str, Any], context: ToolContext) -> ToolOutput:
         """Run the function. Whatever it raises or returns becomes an output; only cancellation is passed on."""
+        if self._process is not None:
+            if self._pool is None:
+                raise EngineClosed(f"{self!r} runs in a worker process, and those are an engine's: Engine(tools=[…])")
+            # What binding has made of the arguments may be any object: the worker binds the recorded ones again.
+            return await self._process.run(self._pool(), context)
         try:
             return ToolOutput(await self._callee.call(bound, context))
         except EncodingError as error:
@@ -260,6 +306,25 @@ def _adapter(
 def _summary(function: Callable[..., Any]) -> str:
     text = inspect.getdoc(function) or ""
     return text.split("\n\n", 1)[0].replace("\n", " ").strip()
+
+
+def _process_of(function: Callable[..., Any], options: ToolKeywords, effect: ToolEffect) -> ProcessCallee | None:
+    """Return what calls a function in a process of its own, where that is asked for."""
+    isolation, limits = options.get("isolation"), options.get("limits")
+    shown = getattr(function, "__name__", repr(function))
+    if isolation == "process":
+        from .workers import ProcessCallee, WorkerLimits
+
+        if limits is not None and not isinstance(limits, WorkerLimits):
+            raise ToolDefinitionError(f"{shown}: limits must be a WorkerLimits, not {limits!r}")
+        return ProcessCallee(function, effect, limits or WorkerLimits())
+    if isolation not in (None, "thread"):
+        raise ToolDefinitionError(f"{shown}: isolation {isolation!r} is none of thread, process")
+    if isolation == "thread" and inspect.iscoroutinefunction(function):
+        raise ToolDefinitionError(f"{shown} is async and runs in the event loop: leave isolation out, or say 'process'")
+    if limits is not None:
+        raise ToolDefinitionError(f"{shown}: limits bind a process; add isolation='process', or leave them out")
+    return None
 
 
 def _checked_options(options: ToolKeywords, name: str, parameters: JsonObject) -> ToolOptions:

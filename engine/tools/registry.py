@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ..core.arguments import arguments_complaint, json_text
 from ..core.grants import Approved, Grant, Here, admitting, binding, consumed, tool_version
+from ..core.limits import Limits
 from ..core.loops import Finding, LoopLimits, judge
 from ..core.session import CallState
 from ..core.values import PlannedCall, ToolCall, ToolSpec, ToolStatus
@@ -21,6 +22,7 @@ from ..errors import EncodingError, ToolDefinitionError
 from ..ports import Policy, Tool, ToolOptions, Versioned
 from .encode import check_json, describe, shown
 from .function import FunctionTool
+from .isolation import Workers
 from .spill import READER
 
 _KEPT_CHARS = 10_000
@@ -41,29 +43,33 @@ class Toolbox:
 
     Args:
         tools: tools, or plain annotated functions, which become tools with `effect="write"`.
-        retries: how often a call of a tool with `on_failure="retry"` is run again.
+        limits: how many worker processes there are, how strongly tools have to be bounded, and how often a call of a
+            tool with `on_failure="retry"` is run again.
         reader: makes `read_result`, which models are told of only where there is something to read with it. A tool of
             the host's with that name takes its place.
 
     Raises:
         ToolDefinitionError: two tools have the same name, or something is no tool.
+        LimitNotEnforceable: a tool cannot be bounded as is demanded.
     """
 
     def __init__(
         self,
         tools: Iterable[Tool | Callable[..., object]] = (),
+        limits: Limits | None = None,
         *,
-        retries: int = 0,
         reader: Callable[[], Tool] | None = None,
     ) -> None:
+        limits = limits or Limits()
+        self._workers = Workers(limits)
+        self._retries = limits.max_tool_retries
         self._tools: dict[str, Tool] = {}
         for given in tools:
-            tool = _as_tool(given)
+            tool = self._workers.serving(_as_tool(given))
             name = tool.spec.name
             if name in self._tools:
                 raise ToolDefinitionError(f"two tools are called {name!r}; rename one: @tool(name=…)")
             self._tools[name] = tool
-        self._retries = retries
         self.caches = any(tool.options.cache_ttl_s is not None for tool in self._tools.values())
         self.specs: tuple[ToolSpec, ...] = tuple(tool.spec for tool in self._tools.values())
         # Made when it is needed: making a tool takes longer than everything else that an engine is made of.
@@ -85,6 +91,10 @@ class Toolbox:
     def reading_specs(self) -> tuple[ToolSpec, ...]:
         """The tools where there is something to read with `read_result`."""
         return self.specs if self._reader is None else (*self.specs, self._reader().spec)
+
+    async def aclose(self) -> None:
+        """End every process that tools run in, with all it has started. Idempotent."""
+        await self._workers.aclose()
 
     def admit(
         self, calls: Sequence[ToolCall], policy: Policy | None, case: Case | None = None

@@ -33,7 +33,7 @@ async def run_abandonable(function: Callable[[], T], on_end: Callable[[], None])
     # Whoever takes it first decides: the thread runs the function, or the caller gave up before it began.
     first = threading.Lock()
 
-    post = _post()
+    post = poster()
 
     def call() -> tuple[T | None, BaseException | None]:
         if not first.acquire(blocking=False):
@@ -62,7 +62,7 @@ async def run_abandonable(function: Callable[[], T], on_end: Callable[[], None])
     return value  # type: ignore[return-value]
 
 
-def _post() -> Callable[[Callable[[], object]], object]:
+def poster() -> Callable[[Callable[[], object]], object]:
     """Return what runs a function in this event loop soon, from any thread, without waiting for it.
 
     A thread that waited for a loop which has stopped and is not closed would wait for ever, and the process with it.

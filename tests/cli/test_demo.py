@@ -82,3 +82,12 @@ def test_demo_in_a_place_that_cannot_be_written(command: Run, tmp_path: Path) ->
     assert done.status == 2
     assert done.err.startswith("agent-engine: ")
     assert done.err.count("\n") == 1
+
+
+def test_every_fault_is_shown_with_what_is_done_about_it(command: Run) -> None:
+    """`demo --faults` plays each scene on the real engine: its claim holds, and the session is usable afterwards."""
+    done = command("demo", "--faults", "--json")
+    assert done.status == 0, done.out + done.err
+    assert done.json["ok"] is True
+    assert [scene["scene"] for scene in done.json["scenes"] if not scene["holds"]] == []
+    assert len(done.json["scenes"]) >= 8

@@ -58,9 +58,12 @@ def asked(
 def test_v33_run_stops_in_order_and_goes_on_later(
     command: Run, silent_server: socket.socket, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
-    """A signal inside a turn: recorded as a shutdown, status 128 + n; `run` without a prompt finishes the turn."""
+    """Two signals inside a turn: recorded as a shutdown, status 128 + n; `run` without a prompt finishes the turn."""
     with asked(silent_server, tmp_path, "run", "add 1 2", "--journal", "j.db", "--session", "s") as (running, wait):
         wait()
+        running.send_signal(number)
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("stopping at the next safe point")
         running.send_signal(number)
         out, err = running.communicate(timeout=LIMIT_S)
     assert (running.returncode, err) == (status, "")

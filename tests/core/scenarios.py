@@ -17,6 +17,7 @@ from engine.core.events import (
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
+    RecoveryPlanned,
     Resumed,
     SessionOpened,
     ShutdownRequested,
@@ -34,7 +35,9 @@ from engine.core.values import (
     Message,
     ModelReply,
     PlannedCall,
+    RecoveryPlan,
     SessionSettings,
+    State,
     ToolCall,
     ToolStatus,
     Usage,
@@ -53,6 +56,7 @@ TASK_ASK: dict[str, Any] = {**TASK, "decision": "ask"}
 REFUSE: dict[str, Any] = {"decision": "refuse", "refusal": "not allowed", "status": ToolStatus.DENIED}
 MALFORMED: dict[str, Any] = {"decision": "refuse", "refusal": "n: not a number", "malformed": True}
 HALT: dict[str, Any] = {"decision": "halt", "refusal": "round in circles", "status": ToolStatus.DENIED}
+BEYOND: dict[str, Any] = {**HALT, "refusal": "the turn used all of its budget of 1 tool calls", "budget": "tool_calls"}
 NOTED: dict[str, Any] = {"decision": "run", "note": "once more will not help"}
 BY_GRANT: dict[str, Any] = {"decision": "run", "grant": "s:4:0:approval"}
 
@@ -103,6 +107,10 @@ def fault(kind: FaultKind, retryable: bool = False, retry_after_s: float | None 
     return Faulted(fault=Fault(kind=kind, message=text, retryable=retryable, retry_after_s=retry_after_s))
 
 
+LATER = "2027-01-15T08:00:00.000000Z"
+GATE_CLOSED = Faulted(fault=Fault(kind="gate_closed", message="closed", retry_after_s=3600, not_before=LATER))
+
+
 def probed(number: int, happened: bool) -> ProbeResult:
     return ProbeResult(call_id=f"c{number}", happened=happened, content="found it" if happened else "")
 
@@ -118,6 +126,10 @@ GRANTED: list[KnownEvent] = [
     *ASKED, reply(ASK), UserAnswered(request_id="s:4:0:approval", approve=True, grant=GRANT),
 ]  # fmt: skip
 """A person has allowed one call, and more of its kind."""
+
+SPENDING: list[KnownEvent] = [prompt(), CONTEXT, says("a", "length")]
+ONE_ROUND: list[KnownEvent] = [opened(max_tokens=4, on_budget="ask"), *SPENDING]
+"""A turn whose first reply used all of its tokens, and was cut off."""
 
 SESSIONS: dict[str, list[KnownEvent]] = {
     "fresh": [],
@@ -159,6 +171,11 @@ SESSIONS: dict[str, list[KnownEvent]] = {
     "waiting, a sibling timed out": [*ASKED, reply(RUN, ASK), ended(1, ToolStatus.TIMED_OUT)],
     "waiting for an outcome": [*ASKED, reply(RUN), started(1), BACK, RecoveryNeedsUser()],
     "waiting for two outcomes": [*IN_DOUBT, RecoveryNeedsUser()],
+    "waiting, parked": [*ASKED, GATE_CLOSED, RecoveryNeedsUser()],
+    "error, to park": [*ASKED, GATE_CLOSED],
+    "error, decided by the host": [
+        *ASKED, fault("model_failure", retryable=True), RecoveryPlanned(plan=RecoveryPlan(action="give_up")),
+    ],
     "tools, a second attempt": [*ASKED, reply(TRIED, TRIED), ToolRetried(call_id="c1", content="no answer")],
     "tools, one stops the turn": [*ASKED, reply(RUN, STOPS), ended(2, ToolStatus.FAILED)],
     "tools, beside a task": [*ASKED, reply(RUN, TASK)],
@@ -173,6 +190,13 @@ SESSIONS: dict[str, list[KnownEvent]] = {
     "error, to ask": IN_DOUBT,
     "error, to give up": [*ASKED, fault("host_failure")],
     "error, to give up while tools ran": [*ASKED, reply(RUN, ASK), started(1), fault("execution_limit")],
+    "processing, nothing left to spend": ONE_ROUND,
+    "error, to ask for more": [*ONE_ROUND, CONTEXT],
+    "waiting for more to spend": [*ONE_ROUND, CONTEXT, RecoveryNeedsUser()],
+    "generating, to wrap up": [opened(max_tokens=4, on_budget="wrap_up"), *SPENDING, CONTEXT, Recovered()],
+    "waiting for more tool calls": [
+        opened(max_tool_calls=1, on_budget="ask"), prompt(), CONTEXT, reply(BEYOND), RecoveryNeedsUser(),
+    ],
     "error, unknown told to the model": [
         opened(on_unknown="tell_model"), prompt(), CONTEXT, reply(RUN), started(1), BACK,
     ],
@@ -215,8 +239,8 @@ def _replies(_: Session) -> Iterator[KnownEvent]:
     yield reply(REFUSE)
     yield reply(MALFORMED)
     yield reply(MALFORMED, RUN)
-    for plan in (HALT, NOTED, BY_GRANT):
-        yield reply(plan)
+    for decided in (HALT, NOTED, BY_GRANT, BEYOND):
+        yield reply(decided)
     twice = ToolCall(id="c1", name="pay")
     plan = PlannedCall(call_id="c1")
     yield ModelReplied(reply=ModelReply(tool_calls=[twice, twice]), plans=(plan, plan))
@@ -267,6 +291,16 @@ def _faults(_: Session) -> Iterator[KnownEvent]:
     for kind in get_args(FaultKind):
         yield fault(kind)
         yield fault(kind, retryable=True)
+    yield GATE_CLOSED
+
+
+def _decisions(_: Session) -> Iterator[KnownEvent]:
+    yield RecoveryPlanned(plan=RecoveryPlan(action="give_up"))
+    yield RecoveryPlanned(plan=RecoveryPlan(action="ask"))
+    for state in (State.PROCESSING, State.GENERATING_RESPONSE):
+        yield RecoveryPlanned(plan=RecoveryPlan(action="resume", resume=state))
+        yield RecoveryPlanned(plan=RecoveryPlan(action="park", resume=state, not_before=LATER))
+    yield RecoveryPlanned(plan=RecoveryPlan(action="park", resume=State.GENERATING_RESPONSE))
 
 
 def _resumptions(now: Session) -> Iterator[KnownEvent]:
@@ -295,6 +329,7 @@ VARIANTS: dict[str, Any] = {
     "user_answered": _answers,
     "grant_revoked": _revocations,
     "faulted": _faults,
+    "recovery_planned": _decisions,
     "recovered": _plain(Recovered()),
     "recovery_needs_user": _plain(RecoveryNeedsUser()),
     "recovery_failed": _plain(RecoveryFailed()),

@@ -16,7 +16,7 @@ from .scenarios import session
 
 MODEL = ("rate_limit", "model_failure", "bad_reply", "empty_reply")
 TOLD = ("tool_timeout", "memory_limit")
-FINAL = ("malformed_arguments", "round_limit", "execution_limit", "host_failure", "loop", "tool_failure")
+FINAL = ("malformed_arguments", "round_limit", "execution_limit", "loop", "budget", "tool_failure", "host_failure")
 
 
 def plan(kind: FaultKind, *earlier: str, retry_after_s: float | None = None, **settings: object) -> RecoveryPlan:
@@ -29,7 +29,7 @@ def plan(kind: FaultKind, *earlier: str, retry_after_s: float | None = None, **s
 
 def test_every_kind_of_fault_has_its_case_here() -> None:
     """No kind is without a test below."""
-    assert {*MODEL, *TOLD, *FINAL, "unknown_outcome"} == set(get_args(FaultKind))
+    assert {*MODEL, *TOLD, *FINAL, "unknown_outcome", "gate_closed"} == set(get_args(FaultKind))
 
 
 @pytest.mark.parametrize("kind", TOLD)

@@ -29,6 +29,7 @@ from engine.core.events import (
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
+    RecoveryPlanned,
     Resumed,
     SessionOpened,
     ShutdownRequested,
@@ -40,8 +41,8 @@ from engine.core.events import (
 )
 from engine.core.notices import Gap, ReasoningDelta, TextDelta, ToolInputDelta, ToolProgress, ToolRunning
 from engine.core.redaction import MIN_SECRET_CHARS, NoticeRedactor, RedactingStream, Redactor
-from engine.core.values import Fault, JsonObject, Message, ModelReply, PlannedCall, ToolCall, WirePatch
-from engine.errors import UsageError
+from engine.core.values import Fault, JsonObject, Message, ModelReply, PlannedCall, RecoveryPlan, ToolCall, WirePatch
+from engine.errors import SecretRefused
 from engine.journal.canonical import canonical
 from engine.testing.strategies import events
 
@@ -89,7 +90,10 @@ def planted(secret: str) -> list[KnownEvent]:
         LateResult(call_id="c1", key="s:1:0"),
         GrantRevoked(grant_id="g1", by=text),
         UserAnswered(request_id="r1", approve=True, text=text, by=secret),
+        UserAnswered(request_id="r1", approve=True, arguments=data, plan=plan),
+        GrantRevoked(grant_id="r1", by=text),
         Faulted(fault=Fault(kind="model_failure", message=f"401 for {text}")),
+        RecoveryPlanned(plan=RecoveryPlan(action="give_up")),
         Recovered(),
         RecoveryNeedsUser(),
         RecoveryFailed(),
@@ -369,7 +373,7 @@ def test_marks_do_not_outgrow_a_field() -> None:
 
 def test_f18_short_secrets_are_refused() -> None:
     """A secret that occurs by chance is refused with the reason, and without the secret."""
-    with pytest.raises(UsageError, match=f"fewer than {MIN_SECRET_CHARS}") as refused:
+    with pytest.raises(SecretRefused, match=f"fewer than {MIN_SECRET_CHARS}") as refused:
         Redactor({"PIN": "12345"})
     assert "PIN" in str(refused.value)
     assert "12345" not in str(refused.value)
@@ -378,14 +382,14 @@ def test_f18_short_secrets_are_refused() -> None:
 @pytest.mark.parametrize("name", ["", "two words", "new\nline", "x" * 65])
 def test_odd_names_of_secrets_are_refused(name: str) -> None:
     """A name stands in texts and log lines, so it is a word."""
-    with pytest.raises(UsageError, match="does not match"):
+    with pytest.raises(SecretRefused, match="does not match"):
         Redactor({name: "secret-one"})
 
 
 def test_a_mark_that_would_show_a_secret_is_refused() -> None:
     """Neither the name of a secret nor that of a field gives a value away."""
     for name, secret in (("hunter22", "hunter22"), ("DB", "password")):
-        with pytest.raises(UsageError, match="choose another name"):
+        with pytest.raises(SecretRefused, match="choose another name"):
             Redactor({name: secret})
 
 

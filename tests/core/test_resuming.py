@@ -188,6 +188,7 @@ def test_v21_plan_of_any_fault_can_be_carried_out(kind: FaultKind, on_unknown: s
     carried_out: dict[str, KnownEvent] = {
         "resume": Recovered(),
         "ask": RecoveryNeedsUser(),
+        "park": RecoveryNeedsUser(),
         "give_up": RecoveryFailed(),
     }
     recording.add(carried_out[turn.plan.action])

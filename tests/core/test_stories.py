@@ -21,6 +21,7 @@ from engine.core.events import (
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
+    RecoveryPlanned,
     Resumed,
     ToolFinished,
     ToolStarted,
@@ -29,7 +30,7 @@ from engine.core.events import (
 )
 from engine.core.session import Session
 from engine.core.step import step
-from engine.core.values import Message, ToolStatus
+from engine.core.values import Message, RecoveryPlan, ToolStatus
 from engine.testing.checks import check_history
 from engine.testing.recording import Recording
 
@@ -38,6 +39,7 @@ from .scenarios import (
     ASKED,
     BACK,
     CONTEXT,
+    GATE_CLOSED,
     MALFORMED,
     READ,
     REFUSE,
@@ -63,6 +65,12 @@ def answer(request_id: str, approve: bool, text: str | None = None) -> UserAnswe
 
 RATE_LIMIT = fault("rate_limit", retryable=True, retry_after_s=2)
 STORIES: dict[str, list[KnownEvent]] = {
+    "a turn put aside until its gate opens": [
+        *ASKED, GATE_CLOSED, RecoveryNeedsUser(), STOP, BACK, answer("s:5:0:parked", approve=True), says("42"),
+    ],
+    "a handler that decides otherwise": [
+        *ASKED, RATE_LIMIT, RecoveryPlanned(plan=RecoveryPlan(action="give_up")), RecoveryFailed(),
+    ],
     "a question answered": [*ASKED, says("42")],
     "two rounds of tools": [
         *ASKED, reply(READ, READ, text="let me look"), ended(2), ended(1), CONTEXT, reply(RUN), started(1), ended(1),

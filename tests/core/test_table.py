@@ -27,7 +27,7 @@ LEGAL = {
     State.GENERATING_RESPONSE: {"model_replied", "faulted"} | WORKING,
     State.EXECUTING_TOOLS: {"tool_started", "tool_finished", "tool_retried", "user_answered", "faulted"} | WORKING,
     State.WAITING_FOR_USER: {"user_answered", "faulted"} | WORKING,
-    State.ERROR: {"faulted", "recovered", "recovery_needs_user", "recovery_failed"} | WORKING,
+    State.ERROR: {"faulted", "recovery_planned", "recovered", "recovery_needs_user", "recovery_failed"} | WORKING,
     State.SHUTDOWN: {"resumed", "session_opened"},
 }
 """The legal kinds of every state, written down a second time."""

@@ -111,6 +111,19 @@ SCENES = (
     Scene("approval", (ModelReply(tool_calls=[call("save", "ask"), call("look", "c1")]),)),
     Scene("recovery", (calls("look"),), breaking=True),
     Scene("direct calls", prompt=Prompt(text="go", calls=[call("save", "d0"), call("look", "d1")])),
+    Scene("streamed text", streaming=True),
+    Scene("streamed threads", (calls("compute", "compute"),), streaming=True),
+    Scene("continued text", (ModelReply(text="a", finish="length"), ModelReply(text="b", finish="length"))),
+    Scene("more reads than places", (calls(*["look"] * 6),)),
+    Scene("five rounds", tuple(calls("look") for _ in range(5))),
+    Scene("every kind of tool at once", (calls("compute", "look", "save", "fail"),)),
+    Scene("a write that fails", (calls("fail"), calls("fail", "save"))),
+    Scene("an unknown tool", (calls("nowhere"), calls("nowhere", "look"))),
+    Scene("malformed arguments", (ModelReply(tool_calls=[call("look", n=1), call("save", "c2")]),)),
+    Scene("recovery before writes", (calls("save"), calls("save", "look")), breaking=True),
+    Scene("an approval alone", (ModelReply(tool_calls=[call("save", "ask")]),)),
+    Scene("two approvals", (calls("ask", "ask"), calls("ask"))),
+    Scene("a direct call to approve", prompt=Prompt(text="go", calls=[call("save", "ask"), call("nowhere", "d1")])),
 )
 
 
@@ -130,7 +143,7 @@ class World:
         self._journal = journal
 
     def tools(self) -> tuple[Tool, ...]:
-        """Return a read, a write, and a write that runs in a thread."""
+        """Return a read, a write, one that needs an approval, one that runs in a thread, and one that fails."""
 
         @tool(effect="read")
         async def look(context: ToolContext) -> str:
@@ -154,7 +167,18 @@ class World:
             self.done[context.idempotency_key] += 1
             return "computed"
 
-        return look, save, compute
+        @tool
+        async def ask(context: ToolContext) -> str:
+            """Write with an approval."""
+            return await save(context)
+
+        @tool
+        async def fail(context: ToolContext) -> str:
+            """Write, and fail."""
+            await save(context)
+            raise RuntimeError("no luck")
+
+        return look, save, compute, ask, fail
 
     async def _expect_intent(self, context: ToolContext) -> None:
         records = await history(self._journal, context.session)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import given, strategies as st
 
-from engine.errors import UsageError
 from engine.runtime.memory import Freer, Level, MemoryBounds, MemoryGovernor, MemoryStep, Pressure
 
 BOUNDS = MemoryBounds(limit_bytes=100, soft_bytes=80, places=4, patience=3)
@@ -182,7 +181,17 @@ def test_a_freer_that_fails_is_logged_and_the_others_help(caplog: pytest.LogCapt
     assert "memory could not be freed" in caplog.text
 
 
-def test_a_process_that_is_too_large_already_is_refused() -> None:
-    """A limit that the process exceeds before any turn is an error that says so, not a refusal of every turn."""
-    with pytest.raises(UsageError, match="raise max_memory_mb"):
-        MemoryGovernor(BOUNDS, lambda: 80, (), print)
+def test_v23_a_process_that_is_large_already_can_be_worked_in(caplog: pytest.LogCaptureFixture) -> None:
+    """A process above its soft bound before any turn begins with one tool, under bounds above what it holds."""
+    caplog.set_level(logging.WARNING, "engine")
+    samples = iter([150, 150, 150, 150, 150, 195, 195])
+    taken: list[str] = []
+    governor = MemoryGovernor(BOUNDS, lambda: next(samples, 195), (), lambda step: taken.append(step.step))
+    assert "raise max_memory_mb" in caplog.text
+    assert (governor.places, governor.admits()) == (1, True)
+    for _ in range(4):
+        governor.sample()
+    assert (governor.places, taken) == (2, ["restore"])
+    governor.sample()
+    assert taken == ["restore", "shed", "refuse"]
+    assert not governor.admitting

@@ -13,7 +13,7 @@ import anyio.to_thread
 import pytest
 
 from engine.runtime.watchdog import LoopBlocked, LoopWatchdog, Post, ends_in_time
-from engine.tools.threads import _post as poster
+from engine.tools.threads import poster
 
 LIMIT_S = 0.05
 
@@ -65,12 +65,10 @@ async def test_f4_a_tool_that_blocks_the_loop_is_named_with_its_stack(alarm: Ala
     watchdog = LoopWatchdog(poster(), report, LIMIT_S)
 
     async def good() -> None:
-        with watchdog.running("good"):
-            await waiting_tool(release)
+        await watchdog.running("good", waiting_tool(release))
 
     async def bad() -> None:
-        with watchdog.running("bad"):
-            await blocking_tool(alarm)
+        await watchdog.running("bad", blocking_tool(alarm))
 
     async with anyio.create_task_group() as group:
         group.start_soon(good)
@@ -97,8 +95,7 @@ async def test_f4_a_block_by_something_else_is_not_laid_on_a_tool(alarm: Alarm) 
     watchdog = LoopWatchdog(poster(), report, LIMIT_S)
 
     async def good() -> None:
-        with watchdog.running("good"):
-            await waiting_tool(release)
+        await watchdog.running("good", waiting_tool(release))
 
     async with anyio.create_task_group() as group:
         group.start_soon(good)
@@ -133,8 +130,7 @@ async def test_f4_a_loop_that_answers_is_not_reported() -> None:
     reports: list[LoopBlocked] = []
     asked = Asked(poster(), 5)
     watchdog = LoopWatchdog(asked, reports.append, LIMIT_S)
-    with watchdog.running("good"):
-        await asked.often.wait()
+    await watchdog.running("good", asked.often.wait())
     watchdog.close()
     assert reports == []
 
@@ -144,15 +140,13 @@ async def test_v5_watchdog_asks_for_nothing_while_no_tool_runs() -> None:
     """The thread leaves the loop alone when tools have ended, and asks again when the next begins."""
     asked = Asked(poster(), 2)
     watchdog = LoopWatchdog(asked, print, LIMIT_S)
-    with watchdog.running("first"):
-        await asked.often.wait()
+    await watchdog.running("first", asked.often.wait())
     await anyio.to_thread.run_sync(threading.Event().wait, 2 * LIMIT_S)
     before = asked.count
     await anyio.to_thread.run_sync(threading.Event().wait, 4 * LIMIT_S)
     assert asked.count == before
     asked.count, asked.often = 0, anyio.Event()
-    with watchdog.running("second"):
-        await asked.often.wait()
+    await watchdog.running("second", asked.often.wait())
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "engine-watchdog"]
     watchdog.close()
     watchdog.close()
@@ -176,10 +170,13 @@ async def test_a_watchdog_outlives_no_loop() -> None:
         raise RuntimeError("the loop is closed")
 
     watchdog = LoopWatchdog(gone, print, LIMIT_S)
-    with watchdog.running("tool"):
+
+    async def work() -> None:
         (thread,) = [thread for thread in threading.enumerate() if thread.name == "engine-watchdog"]
         await anyio.to_thread.run_sync(thread.join)
-    assert not thread.is_alive()
+
+    await watchdog.running("tool", work())
+    assert all(thread.name != "engine-watchdog" for thread in threading.enumerate())
     watchdog.close()
 
 
@@ -187,9 +184,12 @@ async def test_a_watchdog_outlives_no_loop() -> None:
 async def test_f4_closing_waits_for_no_answer(alarm: Alarm) -> None:
     """Closing from the loop that the watchdog waits for ends at once, also in the middle of a report."""
     watchdog = LoopWatchdog(poster(), print, LIMIT_S)
-    with watchdog.running("bad"):
+
+    async def work() -> None:
         assert alarm.rung.wait(30)
         watchdog.close()
+
+    await watchdog.running("bad", work())
     assert alarm.lines[0]["event"] == "event loop blocked"
 
 

@@ -1,0 +1,190 @@
+"""What hosts hold of one conversation: `Session`.
+
+It is a handle; the state is the driver's, and everything it shows is a projection of the journal. May import everything
+below it. Must never change a session but through its driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Unpack
+
+import anyio
+from pydantic import ValidationError
+
+from .core.budgets import Budget, budgets
+from .core.events import GrantRevoked, TurnCancelled, UserAnswered
+from .core.grants import Grant
+from .core.record import TransitionRecord
+from .core.values import BudgetKind, Message, Prompt, Request, State, Usage
+from .errors import InvalidEvent
+from .journal.codec import decode
+from .ports import Journal
+from .replay.reading import read_history
+from .replay.turns import ConversationTurn
+from .runtime.answering import Said
+from .runtime.closing import let_go
+from .runtime.driver import Driver
+from .runtime.opening import as_prompt
+from .runtime.parts import TurnResult
+from .runtime.stream import TurnStream
+from .tools.encode import complaint
+
+
+class Session:
+    """One conversation. Made by `Engine.open`; `async with` releases it at the end."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        journal: Journal,
+        start: Callable[[Callable[[], object]], None],
+        forget: Callable[[str], None],
+    ) -> None:
+        self._driver = driver
+        self._journal = journal
+        self._start = start
+        self._forget = forget
+
+    async def __aenter__(self) -> Session:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.close()
+
+    def __repr__(self) -> str:
+        return f"<session {self.id} {self.state.value} at {self.seq}>"
+
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        return self._driver.session.id
+
+    @property
+    def external_id(self) -> str | None:
+        """The host's own name for the session."""
+        return self._driver.session.opened.external_id
+
+    @property
+    def state(self) -> State:
+        """What is going on; its value is the lower-case name."""
+        return self._driver.session.state
+
+    @property
+    def seq(self) -> int:
+        """Sequence number of the newest durable record."""
+        return self._driver.session.seq
+
+    @property
+    def pending(self) -> tuple[Request, ...]:
+        """What the session waits for a person to answer."""
+        return self._driver.session.pending
+
+    @property
+    def grants(self) -> tuple[Grant, ...]:
+        """The leave that was given for calls to come, oldest first; what is used up or over included."""
+        return self._driver.session.grants
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """The conversation as a model provider accepts it: every call with a result, in every state."""
+        return self._driver.session.messages()
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of the whole session."""
+        return self._driver.session.usage
+
+    @property
+    def budgets(self) -> dict[BudgetKind, Budget]:
+        """What the open turn, or the newest, used and may use: those of its budgets that have a limit."""
+        return budgets(self._driver.session)
+
+    @property
+    def turns(self) -> tuple[ConversationTurn, ...]:
+        """The newest ended turns, oldest first, at most `limits.turns_ring`."""
+        return tuple(self._driver.ledger.turns)
+
+    @property
+    def recent(self) -> tuple[TransitionRecord, ...]:
+        """The newest records, oldest first, at most `limits.history_ring`."""
+        return tuple(map(decode, self._driver.ledger.recent))
+
+    @property
+    def cut_bytes(self) -> int:
+        """How many bytes of a torn record the journal cut off when the session was opened."""
+        return self._driver.ledger.cut_bytes
+
+    async def ask(self, prompt: str | Prompt) -> TurnResult:
+        """Run one turn and return how it came to rest: ended, or waiting for `answer`.
+
+        Prompts that are asked while a turn runs wait for it, in order. Cancelling the call cancels the turn.
+
+        Raises:
+            IllegalTransition: the session waits for an answer; answer or cancel first.
+            UsageError: the prompt is neither a text nor a `Prompt`.
+            InboxFull: `limits.inbox_size` prompts wait already.
+            JournalUnavailable: the journal failed; no effect of what it did not store started. The next call goes on.
+            EngineClosed: the engine or session is closed.
+        """
+        return await self._driver.ask(as_prompt(prompt))
+
+    def stream(self, prompt: str | Prompt) -> TurnStream:
+        """Run one turn in the background and iterate over its records and notices, ending with the `TurnResult`.
+
+        `async for` alone lets the turn go on when the loop is left early; inside `async with` leaving cancels it. A
+        slow reader loses the oldest items and sees a `Gap`.
+        """
+        return TurnStream(self._driver, as_prompt(prompt), self._start)
+
+    async def answer(self, request_id: str, **said: Unpack[Said]) -> TurnResult:
+        """Answer a pending request, in any order, and wait until the session rests again.
+
+        Args:
+            request_id: the `id` of one of `pending`.
+            said: see `Said`; `approve` is needed.
+
+        Raises:
+            InvalidEvent: no such request is pending, its time is over, the call cannot run with the arguments given, or
+                the answer says two things at once.
+        """
+        try:
+            answered = UserAnswered.model_validate({**said, "request_id": request_id})
+        except ValidationError as error:
+            raise InvalidEvent(f"this cannot be recorded as an answer: {complaint(error)}") from None
+        return await self._driver.inlet.answer(answered)
+
+    async def revoke(self, grant_id: str, *, by: str | None = None) -> None:
+        """Take one of `grants` back: from then on no call starts by it, not even one that it has let through.
+
+        Raises:
+            InvalidEvent: there is no such grant.
+        """
+        await self._driver.inlet.revoke(GrantRevoked(grant_id=grant_id, by=by))
+
+    async def cancel(self, reason: str = "cancelled") -> None:
+        """Cancel the open turn, wherever it is. Every call gets a terminal record. Without an open turn do nothing.
+
+        A tool that swallows its cancellation is given up after `limits.cancel_grace_s`; a write is `unknown` then.
+        """
+        await self._driver.stop(TurnCancelled(reason=reason))
+
+    async def result(self) -> TurnResult:
+        """Return the newest turn's result once the session rests. Goes on with a turn that a failure stopped."""
+        if self._driver.unfinished:
+            return await self._driver.resume()
+        await self._driver.rest()
+        return self._driver.result()
+
+    async def history(self, after: int = 0) -> AsyncIterator[TransitionRecord]:
+        """Iterate over the durable records from sequence `after` + 1: all of them, from the journal."""
+        async for record in read_history(self._journal, self.id, after):
+            yield record
+
+    async def close(self) -> None:
+        """Release the session; an open turn is interrupted in order. Idempotent."""
+        await let_go(self._driver, self._forget)
