@@ -199,7 +199,7 @@ async def test_v33_drain_does_not_wait_for_people_or_faults() -> None:
         raise ModelError("slow down", kind="rate_limit", retry_after_s=FAR_S)
 
     policy = Verdicts(ask="ask")
-    limits = Limits(max_execution_time_s=2 * FAR_S)
+    limits = Limits(max_execution_time_s=2 * FAR_S, park_after_s=2 * FAR_S)
     async with Engine(model=FunctionModel(think), tools=[pay], policy=policy, limits=limits) as engine:
         asks, waits = await engine.open("asks"), await engine.open("waits")
         await asks.ask("go")

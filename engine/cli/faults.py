@@ -9,7 +9,7 @@ person watches.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import anyio
 from pydantic import JsonValue
@@ -32,7 +32,8 @@ from .terminal import Screen, safe
 Script = Sequence[ModelReply | ToolCall | list[ToolCall] | str | Exception]
 
 
-class Scene(NamedTuple):
+@dataclass(frozen=True)
+class Scene:
     """One fault.
 
     `script` is what the model says, `claim` what must be true of the turn in the end, `said` the claim in words.

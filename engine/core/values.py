@@ -42,7 +42,7 @@ class Value(BaseModel):
         # A value is its fields. Pydantic's own comparison asks for more than a value has, at three times the price.
         if self.__class__ is not other.__class__:
             return NotImplemented
-        return self.__dict__ == other.__dict__
+        return bool(vars(self) == vars(other))
 
     @classmethod
     def trusted(cls, **fields: object) -> Self:
@@ -60,11 +60,11 @@ class Value(BaseModel):
         return value
 
 
-_DEFAULTS: dict[type[Value], dict[str, object]] = {}
+_DEFAULTS: dict[type[Value], dict[str, Any]] = {}
 """Class → what its absent fields hold; made when a class is first used."""
 
 
-def _defaults(kind: type[Value]) -> dict[str, object]:
+def _defaults(kind: type[Value]) -> dict[str, Any]:
     _DEFAULTS[kind] = found = {
         name: None if field.is_required() else field.get_default(call_default_factory=True)
         for name, field in kind.model_fields.items()

@@ -147,4 +147,3 @@ async def _to_safe_points(drivers: Sequence[Driver]) -> None:
 async def _to_rest(drivers: Sequence[Driver]) -> None:
     for driver in drivers:
         await driver.rest()
-

@@ -132,8 +132,8 @@ class MemoryStep:
 class MemoryGovernor:
     """Takes samples of the process's memory and acts on them.
 
-    A process that lies above the soft bound already, with a large model in it for instance, can still be worked in: one
-    tool at a time at first, and under bounds that are raised by what it held before; the log says so.
+    A process that lies above the soft bound already, with a large model in it for instance, can still be worked in,
+    under bounds that are raised by what it held before; the log says so.
 
     Args:
         bounds: when to do what.
@@ -151,8 +151,7 @@ class MemoryGovernor:
         on_step: Callable[[MemoryStep], object],
     ) -> None:
         used_bytes = read_bytes()
-        crowded = used_bytes >= bounds.soft_bytes
-        if crowded:
+        if used_bytes >= bounds.soft_bytes:
             limit_bytes, bounds = bounds.limit_bytes, bounds.above(used_bytes)
             logger.warning(
                 "the process uses as much memory as it may before any turn: raise max_memory_mb",
@@ -162,7 +161,7 @@ class MemoryGovernor:
         self._read_bytes = read_bytes
         self._freers = (*freers, Freer("cycles", _collect), Freer("heap", _trim))
         self._on_step = on_step
-        self._pressure = Pressure(1 if crowded else bounds.places)
+        self._pressure = Pressure(bounds.places)
 
     @property
     def admitting(self) -> bool:

@@ -28,6 +28,7 @@ def _plain(handler: RecoveryHandler) -> RecoveryHandler:
         raise ValueError("a recovery handler is a plain function: its decision is taken in line, and recorded")
     return handler
 
+
 if TYPE_CHECKING:
     from ..predict import Predictor
     from .learning import Learner

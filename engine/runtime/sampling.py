@@ -20,8 +20,10 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from psutil import Process
 
-INTERVAL_S = 0.1
-"""Between two samples: a reading takes some 10 µs, and memory can grow by 172 MiB between two of them."""
+INTERVAL_S = 0.12
+"""Between two samples: a reading takes some 10 µs, and memory can grow by some 200 MiB between two of them. Not a tenth
+of a second: whoever looks that often whether all tasks are blocked would find this one awake each time.
+"""
 
 
 @dataclass(frozen=True, slots=True)
