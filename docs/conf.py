@@ -53,6 +53,8 @@ nitpick_ignore = [
     ("py:class", "engine.tools.function.R"),
     ("py:class", "engine.core.cursor.Cursor"),
     ("py:class", "engine.runtime.parts.Parts"),
+    ("py:class", "engine.core.values._AsTuple"),
+    ("py:class", "engine.core.grants._checked_pattern"),
 ]
 
 

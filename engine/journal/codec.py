@@ -1,7 +1,7 @@
 """Records to canonical text and back, with the hash chain between them.
 
-A record has one byte sequence (see `canonical`), so `json.dumps(json.loads(line), sort_keys=True, separators=(",",
-":"))` gives a line again. `hash` is the SHA-256 of that text without the `hash` member; `prev` chains it to the record
+A record has one byte sequence (see `canonical`): a line that is parsed and written again with sorted keys and no white
+space is the same line. `hash` is the SHA-256 of that text without the `hash` member; `prev` chains it to the record
 before. May import core and errors. Must never do I/O or read a clock.
 """
 

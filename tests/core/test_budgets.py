@@ -8,11 +8,19 @@ import pytest
 from hypothesis import given, strategies as st
 from pydantic import ValidationError
 
-from engine.core.budgets import budgets, short_of
+from engine.core.budgets import budgets, short_of, within_budget
 from engine.core.events import ModelReplied, RecoveryNeedsUser, UserAnswered
 from engine.core.money import Price, as_text, pico
 from engine.core.session import Session, Turn
-from engine.core.values import ModelReply, OnBudget, SessionSettings, State, Usage
+from engine.core.values import (
+    ModelReply,
+    OnBudget,
+    PlannedCall,
+    SessionSettings,
+    State,
+    ToolCall,
+    Usage,
+)
 from engine.testing.checks import check_session
 from engine.testing.recording import Recording
 
@@ -110,3 +118,10 @@ def test_a_session_without_limits_has_no_budgets() -> None:
     """Nothing is counted where nothing is limited, and no turn is needed to ask."""
     assert budgets(Session("s")) == {}
     assert short_of(Turn(1), SessionSettings()) is None
+
+
+def test_v16_a_call_that_was_refused_already_takes_no_room() -> None:
+    """What the policy or its own arguments have refused stays refused, and is not counted."""
+    plans = (PlannedCall(call_id="a", decision="refuse", refusal="denied: by policy"), PlannedCall(call_id="b"))
+    calls = [ToolCall(id="a", name="pay"), ToolCall(id="b", name="pay")]
+    assert within_budget(Session("s"), calls, plans, {}) == plans
