@@ -185,7 +185,7 @@ async def test_f8_torn_tail_is_cut_and_the_turn_goes_on(tmp_path: Path, notes: N
 
 
 def engine_of(scene: Scene, world: World, journal: MemoryJournal | FailingJournal) -> Engine:
-    limits = Limits(backoff_base_s=0)
+    limits = Limits(backoff_base_s=0, loops=None)
     settings = EngineSettings(exit_grace_s=0)
     return Engine(
         model=model_of(scene), tools=world.tools(), journal=journal, limits=limits, settings=settings,
