@@ -158,21 +158,20 @@ def note_start(cursor: Cursor) -> None:
 def note_finish(cursor: Cursor) -> None:
     """Keep the call's end."""
     event = cursor.event
-    place, call = find_call(cursor, event.call_id)
-    ended = CallState(
+    call = cursor.calls[cursor.place]
+    cursor.calls[cursor.place] = CallState(
         call.call, call.plan, call.key, event.status, call.approved, event.content, event.error, event.duration_s,
         event.patch, resources=event.resources, attempt=call.attempt,
     )  # fmt: skip
-    put_call(cursor, place, ended)
     if event.blob is not None:
         cursor.spilled = True
 
 
 def retry_call(cursor: Cursor) -> None:
     """Queue a call that failed once more, after a wait."""
-    place, call = find_call(cursor, cursor.event.call_id)
+    call = cursor.calls[cursor.place]
     again = call._replace(status=ToolStatus.QUEUED, attempt=call.attempt + 1)
-    put_call(cursor, place, again)
+    cursor.calls[cursor.place] = again
     run_call(cursor, again)
 
 
@@ -254,7 +253,7 @@ def _open_batch(cursor: Cursor, message: Message, calls: Sequence[ToolCall], pla
                 cursor.effects.append(RunTool.trusted(call_id=call.id, key=key))
     if requests:
         cursor.effects.extend(AskUser(request=request) for request in requests)
-    cursor.change_turn(batch=Batch(message, tuple(states)), requests=tuple(requests))
+    cursor.change_turn(batch=Batch(message, states), requests=tuple(requests))
 
 
 def handed_over(cursor: Cursor, call: CallState) -> tuple[CallState, Request]:
@@ -276,66 +275,43 @@ def run_call(cursor: Cursor, call: CallState) -> None:
 def _refuse_all(cursor: Cursor, fault: Fault) -> None:
     reply = cursor.event.reply
     _account(cursor)
-    states = tuple(
+    states = [
         CallState(
             call, plan, effect_id(cursor.id, cursor.seq, index), ToolStatus.DENIED,
             content=plan.refusal if plan.malformed and plan.refusal else f"not run: {fault.message}", error=fault.kind,
         )
         for index, (call, plan) in enumerate(zip(reply.tool_calls, cursor.event.plans, strict=True))
-    )  # fmt: skip
+    ]  # fmt: skip
     message = Message.trusted(role="assistant", text=reply.text, tool_calls=reply.tool_calls, patch=reply.patch)
     cursor.change_turn(batch=Batch(message, states))
     _close_batch(cursor)
     plan_recovery(cursor, fault)
 
 
-def replace_calls(cursor: Cursor, calls: tuple[CallState, ...]) -> None:
-    """Replace the calls of the open batch."""
-    batch = cursor.open_turn.batch
-    assert batch is not None
-    cursor.change_turn(batch=Batch(batch.message, calls))
-
-
 def change_call(cursor: Cursor, call_id: str, **changes: object) -> CallState:
     """Replace fields of one call of the open batch; return it as it is now."""
-    place, call = find_call(cursor, call_id)
-    changed = call._replace(**changes)  # type: ignore[arg-type]
-    put_call(cursor, place, changed)
-    return changed
-
-
-def find_call(cursor: Cursor, call_id: str) -> tuple[int, CallState]:
-    """Return a call of the open batch and its place in it."""
-    place = place_of(cursor.calls, call_id)
+    calls = cursor.calls
+    place = place_of(calls, call_id)
     assert place is not None
-    return place, cursor.calls[place]
-
-
-def put_call(cursor: Cursor, place: int, call: CallState) -> None:
-    """Put a call at its place in the open batch."""
-    calls = list(cursor.calls)
-    calls[place] = call
-    replace_calls(cursor, tuple(calls))
+    calls[place] = calls[place]._replace(**changes)  # type: ignore[arg-type]
+    return calls[place]
 
 
 def _close_batch(cursor: Cursor) -> None:
     turn = cursor.open_turn
     assert turn.batch is not None
     cursor.transcript = cursor.transcript.extended(turn.batch.messages())
-    cursor.change_turn(batch=None, done=turn.done + turn.batch.calls)
+    cursor.change_turn(batch=None, done=(*turn.done, *turn.batch.calls))
 
 
 def close_open_calls(cursor: Cursor, content: str) -> None:
     """Give every open call a terminal end and move the batch into the conversation."""
     if not cursor.calls:
         return
-    calls = tuple(
-        call
-        if call.status.terminal
-        else call._replace(status=ToolStatus.CANCELLED, content=content + _doubt(call), error="cancelled")
-        for call in cursor.calls
-    )
-    replace_calls(cursor, calls)
+    for place, call in enumerate(cursor.calls):
+        if not call.status.terminal:
+            text = content + _doubt(call)
+            cursor.calls[place] = call._replace(status=ToolStatus.CANCELLED, content=text, error="cancelled")
     _close_batch(cursor)
 
 

@@ -166,7 +166,7 @@ def _one_reply(settings: SessionSettings, kind: BudgetKind) -> int:
 
 def _calls(turn: Turn) -> tuple[CallState, ...]:
     # Not `turn.calls`: the draft of a turn has fields only.
-    return turn.done if turn.batch is None else turn.done + turn.batch.calls
+    return turn.done if turn.batch is None else (*turn.done, *turn.batch.calls)
 
 
 def _counts(call: CallState) -> bool:

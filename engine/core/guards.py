@@ -19,23 +19,32 @@ from .session import CallState
 from .values import PlannedCall, Request, State, ToolCall, ToolStatus
 
 
-def _check_call(cursor: Cursor) -> None:
-    event = cursor.event
-    place = place_of(cursor.calls, event.call_id)
-    if place is None or not cursor.calls[place].runs:
+def _check_call(cursor: Cursor) -> CallState:
+    """Find the call that the event is about, and keep its place for the guards and actions of this step."""
+    event, calls = cursor.event, cursor.calls
+    place = place_of(calls, event.call_id)
+    if place is None or not calls[place].runs:
         raise InvalidEvent(f"{event.kind}: call {event.call_id!r} is not running in this batch")
-    if event.kind == "tool_finished" and not event.status.terminal:
-        raise InvalidEvent(f"tool_finished: status {event.status} is not terminal")
-    if event.kind == "tool_started" and cursor.calls[place].started:
-        raise InvalidEvent(f"tool_started: call {event.call_id!r} has already started")
+    cursor.place = place
+    return calls[place]
+
+
+def _check_start(cursor: Cursor) -> None:
+    if _check_call(cursor).started:
+        raise InvalidEvent(f"tool_started: call {cursor.event.call_id!r} has already started")
+
+
+def _check_finish(cursor: Cursor) -> None:
+    _check_call(cursor)
+    if not cursor.event.status.terminal:
+        raise InvalidEvent(f"tool_finished: status {cursor.event.status} is not terminal")
 
 
 def _check_retry(cursor: Cursor) -> None:
-    _check_call(cursor)
-    call_id = cursor.event.call_id
-    call = _call(cursor, call_id)
+    call = _check_call(cursor)
     if call.plan.effect == "write" or call.attempt > call.plan.retries:
-        raise InvalidEvent(f"tool_retried: call {call_id!r} may not be tried again after attempt {call.attempt}")
+        text = f"call {cursor.event.call_id!r} may not be tried again after attempt {call.attempt}"
+        raise InvalidEvent(f"tool_retried: {text}")
 
 
 def _check_answer(cursor: Cursor) -> None:
@@ -80,8 +89,8 @@ def _check_decision(cursor: Cursor) -> None:
 
 
 CHECKS: dict[str, Callable[[Cursor], None]] = {
-    "tool_started": _check_call,
-    "tool_finished": _check_call,
+    "tool_started": _check_start,
+    "tool_finished": _check_finish,
     "tool_retried": _check_retry,
     "user_answered": _check_answer,
     "grant_revoked": _check_revocation,
@@ -214,9 +223,9 @@ def wants_continuation(cursor: Cursor) -> bool:
 
 def others_run(cursor: Cursor) -> bool:
     """Whether another call than the one that finished still runs."""
-    finished = cursor.event.call_id
-    for call in cursor.calls:
-        if call.runs and call.call.id != finished:
+    finished = cursor.place
+    for place, call in enumerate(cursor.calls):
+        if place != finished and call.runs:
             return True
     return False
 
@@ -231,7 +240,7 @@ def finished_in_trouble(cursor: Cursor) -> bool:
     event = cursor.event
     if event.status in TROUBLE or unhandled_trouble(cursor):
         return True
-    return event.status is ToolStatus.FAILED and _call(cursor, event.call_id).plan.stops
+    return event.status is ToolStatus.FAILED and cursor.calls[cursor.place].plan.stops
 
 
 def unhandled_trouble(cursor: Cursor) -> bool:

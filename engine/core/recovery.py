@@ -6,6 +6,8 @@ core modules' types. Must never wait, draw a random number or look at a clock: d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .session import CallState, Turn
 from .values import Fault, FaultKind, RecoveryPlan, SessionSettings, State, ToolStatus
 
@@ -36,7 +38,7 @@ def trouble_of(call: CallState) -> FaultKind | None:
     return "tool_failure" if call.plan.stops and call.status in FAILURES else TROUBLE.get(call.status)
 
 
-def batch_fault(calls: tuple[CallState, ...]) -> Fault:
+def batch_fault(calls: Sequence[CallState]) -> Fault:
     """Return the gravest fault of a settled batch that no recovery has dealt with yet."""
     for kind in _GRAVEST_FIRST:
         names = [call.call.name for call in calls if not call.handled and trouble_of(call) == kind]

@@ -15,9 +15,7 @@ from .actions import (
     handed_over,
     plan_recovery,
     prepare,
-    put_call,
     recover_batch,
-    replace_calls,
     run_call,
     settle,
 )
@@ -93,7 +91,7 @@ def close_answered_call(cursor: Cursor) -> None:
     _take_request(cursor)
     place = place_of(cursor.calls, closed.call.id)
     assert place is not None
-    put_call(cursor, place, closed._replace(handed=False))
+    cursor.calls[place] = closed._replace(handed=False)
     if cursor.event.blob is not None:
         cursor.spilled = True
 
@@ -218,9 +216,9 @@ def ask_about_outcomes(cursor: Cursor) -> None:
         if call.status is ToolStatus.UNKNOWN and not call.handled
     )
     # A failure that ends the turn still does when the questions are answered.
-    settled = TROUBLE.values()
-    handled = tuple(call._replace(handled=True) if trouble_of(call) in settled else call for call in cursor.calls)
-    replace_calls(cursor, handled)
+    for place, call in enumerate(cursor.calls):
+        if trouble_of(call) in TROUBLE.values():
+            cursor.calls[place] = call._replace(handled=True)
     cursor.change_turn(requests=cursor.open_turn.requests + requests, plan=None, fault=None)
     cursor.effects.extend(AskUser(request=request) for request in requests)
 
@@ -308,4 +306,4 @@ def _leave_shutdown(cursor: Cursor) -> None:
 
 def _note_interruption(cursor: Cursor) -> None:
     _leave_shutdown(cursor)
-    replace_calls(cursor, after_interruption(cursor))
+    cursor.calls[:] = after_interruption(cursor)

@@ -91,7 +91,7 @@ class Batch(NamedTuple):
     """The calls of one reply, with the message that asked for them, until all are terminal."""
 
     message: Message
-    calls: tuple[CallState, ...]
+    calls: Sequence[CallState]
 
     def messages(self) -> tuple[Message, ...]:
         """Return the asking message and one result a call, in the order of the calls."""
@@ -131,7 +131,7 @@ class Turn(NamedTuple):
     @property
     def calls(self) -> tuple[CallState, ...]:
         """Every call of the turn so far, finished ones first."""
-        return self.done + (self.batch.calls if self.batch else ())
+        return (*self.done, *self.batch.calls) if self.batch else self.done
 
 
 class Session(NamedTuple):

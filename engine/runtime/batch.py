@@ -158,7 +158,7 @@ class BatchRunner:
             self._ended(call.call.id, scope)
             self._mail.ring()
 
-    def _open_calls(self) -> tuple[CallState, ...]:
+    def _open_calls(self) -> Sequence[CallState]:
         turn = self._ledger.session.turn
         return turn.batch.calls if turn is not None and turn.batch is not None else ()
 

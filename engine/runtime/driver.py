@@ -392,6 +392,6 @@ class Driver:
         if not self.ledger.shaken:
             self._finished_in_mail()
 
-    def _open_calls(self) -> tuple[CallState, ...]:
+    def _open_calls(self) -> Sequence[CallState]:
         turn = self.session.turn
         return turn.batch.calls if turn is not None and turn.batch is not None else ()

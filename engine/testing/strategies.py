@@ -272,7 +272,7 @@ def events(kind: str | None = None) -> st.SearchStrategy[ev.KnownEvent]:
     return st.one_of(*(_ANY[name]() for name in ([kind] if kind else sorted(_ANY))))
 
 
-def open_calls(session: Session) -> tuple[CallState, ...]:
+def open_calls(session: Session) -> Sequence[CallState]:
     """Return the calls of the session's open batch."""
     turn = session.turn
     return turn.batch.calls if turn is not None and turn.batch is not None else ()

@@ -38,13 +38,21 @@ def deep(of: Session) -> object:
     return copy.deepcopy((of, tuple(of.transcript)))
 
 
+def checked(of: Session, event: KnownEvent) -> Cursor:
+    """Return a cursor whose event was found to refer to what is open, as guards get it."""
+    cursor = Cursor(of, event)
+    if event.kind in guards.CHECKS:
+        guards.CHECKS[event.kind](cursor)
+    return cursor
+
+
 def chosen_row(of: Session, event: KnownEvent) -> Row:
     """Return the row that `ROWS` says is to fire: the first whose guard holds."""
     for row in ROWS:
         if (
             row.trigger == event.kind
             and of.state in row.sources
-            and (row.guard is None or row.guard(Cursor(of, event)))
+            and (row.guard is None or row.guard(checked(of, event)))
         ):
             return row
     raise AssertionError(f"no row for {event.kind} in {of.state}")
