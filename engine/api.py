@@ -4,12 +4,10 @@ An engine is opened with `async with` and holds sessions; a session is one conve
 everything below it. Must never hold the state of a session itself: that is the driver's.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TypedDict, Unpack
+from typing import Self, TypedDict, Unpack
 from uuid import uuid4
 
 import anyio
@@ -111,7 +109,7 @@ class Engine:
         self._group: TaskGroup | None = None
         self._at_exit = ExitStack()
 
-    async def __aenter__(self) -> Engine:
+    async def __aenter__(self) -> Self:
         if self._group is not None:
             raise EngineClosed("this engine is already open; make another one for another `async with`")
         self._group = await anyio.create_task_group().__aenter__()

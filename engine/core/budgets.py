@@ -8,16 +8,24 @@ Pure. What is decided about calls is recorded with them, what is decided about a
 import `money`, `session` and `values`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import Annotated, NamedTuple
-
-from pydantic import Field
+from typing import NamedTuple
 
 from . import money
 from .session import CallState, Session, Turn
-from .values import BudgetKind, Fault, PlannedCall, SessionSettings, State, ToolCall, ToolStatus, Value
+from .values import (
+    BudgetKind,
+    Fault,
+    FinitePositive,
+    Natural,
+    PlannedCall,
+    Positive,
+    SessionSettings,
+    State,
+    ToolCall,
+    ToolStatus,
+    Value,
+)
 
 _OUTPUTS: tuple[BudgetKind, ...] = ("tokens", "cost")
 
@@ -25,9 +33,9 @@ _OUTPUTS: tuple[BudgetKind, ...] = ("tokens", "cost")
 class ToolLimits(Value):
     """What one tool may use beyond or below what all may: calls a turn, seconds a call, bytes of its result."""
 
-    max_calls: Annotated[int, Field(ge=0)] | None = None
-    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    max_output_bytes: Annotated[int, Field(ge=1)] | None = None
+    max_calls: Natural | None = None
+    timeout_s: FinitePositive | None = None
+    max_output_bytes: Positive | None = None
 
 
 class Budget(NamedTuple):

@@ -6,8 +6,6 @@ the same record version tolerate kinds they do not know, and say so. Changing a 
 and register an upcaster.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -18,6 +16,8 @@ from .values import (
     JsonObject,
     Message,
     ModelReply,
+    Natural,
+    NotNegative,
     PlannedCall,
     Priority,
     RecoveryPlan,
@@ -69,7 +69,7 @@ class ModelReplied(Value):
     kind: Literal["model_replied"] = "model_replied"
     reply: ModelReply
     plans: tuple[PlannedCall, ...] = ()
-    cost_pico: Annotated[int, Field(ge=0)] | None = None
+    cost_pico: Natural | None = None
 
 
 class ToolStarted(Value):
@@ -89,7 +89,7 @@ class ToolFinished(Value):
     status: ToolStatus = ToolStatus.COMPLETED
     content: str = ""
     error: str | None = None
-    duration_s: Annotated[float, Field(ge=0)] = 0.0
+    duration_s: NotNegative = 0.0
     patch: WirePatch | None = None
     resources: ResourceUsage | None = None
     blob: str | None = None
@@ -103,7 +103,7 @@ class ToolRetried(Value):
     status: ToolStatus = ToolStatus.FAILED
     content: str = ""
     error: str | None = None
-    duration_s: Annotated[float, Field(ge=0)] = 0.0
+    duration_s: NotNegative = 0.0
 
 
 class LateResult(Value):
@@ -152,7 +152,7 @@ class Recovered(Value):
     """The recovery plan was carried out; the interrupted step is done again. `waited_s` is what it really took."""
 
     kind: Literal["recovered"] = "recovered"
-    waited_s: Annotated[float, Field(ge=0)] = 0.0
+    waited_s: NotNegative = 0.0
 
 
 class RecoveryNeedsUser(Value):

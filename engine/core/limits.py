@@ -3,8 +3,6 @@
 May import its neighbours in core.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
@@ -12,7 +10,17 @@ from pydantic import Field, model_validator
 from .budgets import ToolLimits
 from .loops import LoopLimits
 from .money import Money, Price, pico
-from .values import OnBudget, SessionSettings, Value
+from .values import (
+    Finite,
+    FinitePositive,
+    MoreThanZero,
+    Natural,
+    NotNegative,
+    OnBudget,
+    Positive,
+    SessionSettings,
+    Value,
+)
 
 MemoryStrength: TypeAlias = Literal["advisory", "sampled", "rlimit"]
 """How strongly memory is bounded: not at all; by looks at the process, late by one look; by the kernel."""
@@ -44,30 +52,30 @@ class Limits(Value):
     tools. `tools` has limits of single tools, by name.
     """
 
-    max_concurrent_tools: Annotated[int, Field(ge=1)] = 4
-    max_memory_mb: Annotated[int, Field(ge=1)] | None = 1024
-    cancel_grace_s: Annotated[float, Field(ge=0)] = 5.0
-    max_execution_time_s: Annotated[float, Field(gt=0)] = 300.0
-    max_tool_rounds: Annotated[int, Field(ge=1)] = 50
-    max_parse_retries: Annotated[int, Field(ge=0)] = 2
-    max_model_retries: Annotated[int, Field(ge=0)] = 3
-    max_tool_retries: Annotated[int, Field(ge=0)] = 3
+    max_concurrent_tools: Positive = 4
+    max_memory_mb: Positive | None = 1024
+    cancel_grace_s: NotNegative = 5.0
+    max_execution_time_s: MoreThanZero = 300.0
+    max_tool_rounds: Positive = 50
+    max_parse_retries: Natural = 2
+    max_model_retries: Natural = 3
+    max_tool_retries: Natural = 3
     max_output_bytes: Annotated[int, Field(ge=MIN_OUTPUT_BYTES)] = 32_768
-    max_continuations: Annotated[int, Field(ge=0)] = 3
+    max_continuations: Natural = 3
     loops: LoopLimits | None = Field(default_factory=LoopLimits.trusted)
-    approval_timeout_s: Annotated[float, Field(gt=0)] | None = 30.0
-    model_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    backoff_base_s: Annotated[float, Field(ge=0)] = 5.0
-    max_parallel_tasks: Annotated[int, Field(ge=1)] = 8
-    requests_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    park_after_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
-    history_ring: Annotated[int, Field(ge=1)] = 1000
-    turns_ring: Annotated[int, Field(ge=1)] = 100
-    inbox_size: Annotated[int, Field(ge=1)] = 16
+    approval_timeout_s: MoreThanZero | None = 30.0
+    model_timeout_s: MoreThanZero = 120.0
+    backoff_base_s: NotNegative = 5.0
+    max_parallel_tasks: Positive = 8
+    requests_per_minute: FinitePositive | None = None
+    park_after_s: Finite = 60.0
+    history_ring: Positive = 1000
+    turns_ring: Positive = 100
+    inbox_size: Positive = 16
     stream_buffer: Annotated[int, Field(ge=2)] = 1024
     required_memory_strength: MemoryStrength = "advisory"
-    max_tool_calls: Annotated[int, Field(ge=0)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tool_calls: Natural | None = None
+    max_tokens: Positive | None = None
     max_cost: Money | None = None
     prices: dict[str, Price] = Field(default_factory=dict)
     on_budget: OnBudget = "fail"

@@ -4,8 +4,6 @@ A `TransitionRecord` is what the journal keeps, observers see and replay reads. 
 bytes that `hash` covers (see `journal.codec`). May import the other core modules' types. Must never do I/O.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from .effects import KnownEffect

@@ -6,8 +6,6 @@ result. Named tuples, because a step replaces several of them and they are copie
 modules' types. Must never do I/O.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 

@@ -15,8 +15,6 @@ state, event and guard.
 Must stay pure. Nothing outside this module may assign a state.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 

@@ -3,8 +3,6 @@
 May import core, errors and ports. Must never do I/O.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 

@@ -5,13 +5,11 @@ space is the same line. `hash` is the SHA-256 of that text without the `hash` me
 before. May import core and errors. Must never do I/O or read a clock.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import ConfigDict, StrictInt, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -224,7 +222,7 @@ class Chain:
         self.digest: str = digest
 
     @classmethod
-    def at(cls, line: str, session: str, offset: int = 0) -> Chain:
+    def at(cls, line: str, session: str, offset: int = 0) -> Self:
         """Return a chain whose next record is the one in `line`: for reading from the middle of a history."""
         record = decode(line, session, offset)
         return cls(session, record.seq - 1, record.prev)

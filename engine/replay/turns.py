@@ -3,11 +3,8 @@
 May import core and journal. Must never perform anything.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
@@ -44,8 +41,7 @@ def _call_result(call: CallState) -> CallResult:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class ConversationTurn:
+class ConversationTurn(NamedTuple):
     """One ended turn. `at` is when it was opened (UTC), `duration_s` the time from there to its end, in seconds."""
 
     id: str

@@ -3,8 +3,6 @@
 May import core, ports, tools and its neighbours. Must never do I/O.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Required, TypedDict
 

@@ -6,8 +6,6 @@ rest there is at most one look left to take, and then none. May import anyio, co
 a session.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import NamedTuple

@@ -14,8 +14,6 @@ Everything is synchronous and constant in time; no task, scope or timer is made.
 May import core. Must never wait, and never take a place away.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import StrEnum
@@ -82,7 +80,7 @@ class Ticket:
 
     __slots__ = ("_holds", "_lanes", "_wake", "granted", "lane", "priority", "turn")
 
-    def __init__(self, lanes: Lanes, lane: Lane, priority: Priority, wake: Callable[[], None]) -> None:
+    def __init__(self, lanes: "Lanes", lane: Lane, priority: Priority, wake: Callable[[], None]) -> None:
         self._lanes = lanes
         self._wake = wake
         self._holds = 1

@@ -12,7 +12,6 @@ import ctypes
 import gc
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -105,8 +104,7 @@ class Freed(NamedTuple):
     rss_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryStep:
+class MemoryStep(NamedTuple):
     """One step that was taken, for the record. So many tools may run at once from now on: `places`."""
 
     step: Step

@@ -3,8 +3,6 @@
 May import core, pydantic, ports and its neighbours. Must never do I/O.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import TypedDict
 

@@ -5,8 +5,6 @@ tried again; one that does not pass is a dead letter. May import anyio, core, jo
 Must never hold a session.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..core.values import State
 from .driver import Driver
@@ -15,8 +15,7 @@ from .sampling import Reading
 from .watchdog import LoopBlocked
 
 
-@dataclass(frozen=True, slots=True)
-class EngineStats:
+class EngineStats(NamedTuple):
     """What an engine is doing, and what it has noticed since it was opened; of reports the newest are kept.
 
     Attributes:

@@ -4,8 +4,6 @@ What is decided here (unknown tool, malformed arguments, policy) enters the core
 nothing again. May import ports, core and errors. Must never run a tool.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from math import inf
