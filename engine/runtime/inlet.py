@@ -100,7 +100,7 @@ class Inlet:
         tool, pipeline = parts.toolbox.get(call.call.name), parts.pipeline
         if pipeline.cache is not None and call.plan.effect != "read":
             pipeline.cache.written(scope_of(tool_context(session, call, self._door.broadcast.notice)))
-        text, blob = await pipeline.shortened(session.id, tool, event.text or "")
+        text, blob = await pipeline.shortened(session.id, tool, parts.clean(event.text or ""))
         return event.model_copy(update={"text": text, "blob": blob})
 
     def late(self, call: CallState) -> None:

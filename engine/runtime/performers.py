@@ -70,7 +70,8 @@ async def run_tool(tooling: Tooling, session: Session, call: CallState, scope: a
     """Run one call in `scope`, under the call's own deadline. Returns an end, also where the scope was cancelled."""
     parts = tooling.parts
     started_ns = parts.clock.monotonic_ns()
-    output = await _run_tool(tooling, session, call, scope)
+    # Cleaned before anything of it is kept: the ledger cleans records, and they hold previews.
+    output = parts.clean(await _run_tool(tooling, session, call, scope))
     duration_s = (parts.clock.monotonic_ns() - started_ns) / 1e9
     tool = parts.toolbox.get(call.call.name)
     if tool is not None:
