@@ -19,6 +19,9 @@ from . import money
 from .session import CallState, Session, Turn
 from .values import BudgetKind, Fault, PlannedCall, SessionSettings, State, ToolCall, ToolStatus, Value
 
+MIN_OUTPUT_BYTES = 1024
+"""The least `max_output_bytes`: it leaves room for the preview of a longer result."""
+
 _OUTPUTS: tuple[BudgetKind, ...] = ("tokens", "cost")
 
 
@@ -27,7 +30,7 @@ class ToolLimits(Value):
 
     max_calls: Annotated[int, Field(ge=0)] | None = None
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    max_output_bytes: Annotated[int, Field(ge=1)] | None = None
+    max_output_bytes: Annotated[int, Field(ge=MIN_OUTPUT_BYTES)] | None = None
 
 
 class Budget(NamedTuple):

@@ -386,6 +386,7 @@ def test_limits_of_a_tool_that_is_not_there_are_refused() -> None:
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
+        ({"tools": {"look": {"max_output_bytes": 1023}}}, "greater than or equal to 1024"),
         ({"max_cost": "1"}, "max_cost needs prices"),
         ({"max_cost": "0", "prices": {"*": {"input": "1", "output": "1"}}}, "max_cost must be more than 0"),
         ({"max_cost": 0.5, "prices": {"*": {"input": "1", "output": "1"}}}, "max_cost"),

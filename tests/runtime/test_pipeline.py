@@ -26,6 +26,7 @@ from engine import (
     ToolStatus,
     tool,
 )
+from engine.core.budgets import ToolLimits
 from engine.core.events import LateResult, ToolFinished
 from engine.core.values import State
 from engine.journal import MemoryJournal, open_journal
@@ -100,6 +101,42 @@ async def test_limit_of_a_tool_goes_before_the_engines() -> None:
     assert len(first.encode()) <= 2000
     assert "too long" in first
     assert second == "y" * 90_000
+
+
+async def test_v16_limits_of_one_tool_bound_its_output() -> None:
+    """`max_output_bytes` of `Limits.tools` goes before the tool's own and the engine's, in both directions, also for a
+    task of the host's and for `read_result`.
+    """
+
+    @tool(effect="read", max_output_bytes=100_000)
+    async def small() -> str:
+        return "x" * 90_000
+
+    @tool(effect="read", max_output_bytes=2000)
+    async def large() -> str:
+        return "y" * 90_000
+
+    @tool(external=True)
+    def ship() -> str:
+        raise AssertionError("an external tool is never run")
+
+    def think(request: ModelRequest) -> ModelReply:
+        if request.round == 1:
+            return calls("small", "large", "ship")
+        handle = next(found[1] for m in request.messages if (found := re.search(r'handle="(.{64})"', m.text or "")))
+        reads = ToolCall(id="r", name="read_result", arguments={"handle": handle})
+        return ModelReply(tool_calls=[reads]) if request.round == 2 else ModelReply(text="done")
+
+    bounds = {"small": 1500, "large": 100_000, "ship": 1024, "read_result": 1100}
+    limits = Limits(tools={name: ToolLimits(max_output_bytes=most) for name, most in bounds.items()})
+    async with Engine(model=FunctionModel(think), tools=[small, large, ship], limits=limits) as engine:
+        session = await engine.open("s")
+        (request,) = (await session.ask("go")).pending
+        result = await session.answer(request.id, approve=True, text="z" * 90_000)
+    sizes = {made.name: len(made.content) for made in result.tool_calls}
+    assert {name: size for name, size in sizes.items() if size > bounds[name]} == {}
+    assert sizes["large"] == 90_000
+    assert result.tool_calls[-1].content.startswith("[Bytes 0 to 940 of 90000; offset=940 reads on]")
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
