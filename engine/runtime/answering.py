@@ -5,7 +5,6 @@ May import core, ports, tools and its neighbours. Must never do I/O.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Required, TypedDict
 
 from ..core.arguments import json_text
@@ -78,13 +77,6 @@ def with_due_times(parts: Parts, plans: tuple[PlannedCall, ...]) -> tuple[Planne
         else plan
         for plan in plans
     )
-
-
-def seconds_left(parts: Parts, request: Request) -> float | None:
-    """Return how long, in seconds, a request may still be answered; None for as long as it takes."""
-    if request.expires_at is None:
-        return None
-    return datetime.fromisoformat(request.expires_at).timestamp() - parts.clock.time_ns() / 1e9
 
 
 def with_plan(parts: Parts, session: Session, event: UserAnswered) -> UserAnswered:

@@ -1,37 +1,34 @@
 """Asking the model, and what follows when it does not answer: the one layer of the whole stack that tries again.
 
 `call_model` sends a request when it is the session's turn and turns whatever happens into the next event; `recover`
-carries out the plan that the core made of a fault; an `Alarm` lets a parked turn go on. Adapters never retry, and the
-gate stands right before the model: a middleware that answers by itself costs no quota, one that asks twice passes the
-gate twice. What chance and clocks decide (jitter, the time of day until which a gate is closed) is part of the fault,
-so a history replays without either. May import anyio, ports, models, core and its neighbours. A performer must never
-raise but for cancellation, and never sleep longer than the governor allows: a long wait is a fault, and the core parks
-the turn.
+carries out the plan that the core made of a fault. Adapters never retry, and the gate stands right before the model: a
+middleware that answers by itself costs no quota, one that asks twice passes the gate twice. What chance and clocks
+decide (jitter, the time of day until which a gate is closed) is part of the fault, so a history replays without either.
+May import anyio, ports, models, core and its neighbours. A performer must never raise but for cancellation, and never
+sleep longer than the governor allows: a long wait is a fault, and the core parks the turn.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random
 from typing import NamedTuple
 
 import anyio
 
-from ..core.events import Faulted, KnownEvent, ModelReplied, Recovered, RecoveryFailed, RecoveryNeedsUser, UserAnswered
+from ..core.events import Faulted, KnownEvent, ModelReplied, Recovered, RecoveryFailed, RecoveryNeedsUser
 from ..core.recovery import HOPELESS
 from ..core.session import Session
-from ..core.values import Fault, FaultKind, ModelReply, RecoveryPlan, Request, State
-from ..errors import EngineError, GateClosed, ModelError
-from ..log import logger
+from ..core.values import Fault, FaultKind, ModelReply, RecoveryPlan, State
+from ..errors import GateClosed, ModelError
 from ..models.recorded import RecordedModel
-from ..ports import Clock, Emit, Metered, Middleware, ModelRequest
+from ..ports import Emit, Metered, Middleware, ModelRequest
 from ..tools.encode import describe
 from ..tools.function import really_cancelled
 from .answering import expiry, with_due_times
 from .clock import seconds_until, time_in
-from .crew import Crew
 from .deciding import decide
 from .governor import Closed, Governor, Pass
 from .parts import Parts
@@ -123,46 +120,6 @@ def remember(asking: Asking, session: Session) -> None:
     # The recorded wait bounds what a clock that was set back would make of the time of day.
     wait_s = min(fault.retry_after_s, seconds_until(asking.parts.clock, fault.not_before))
     asking.governor.hold(asking.key, anyio.current_time() + wait_s)
-
-
-class Alarm:
-    """Lets a parked turn of one session go on when its time has come, unless somebody answers before.
-
-    Args:
-        clock: tells the time of day.
-        crew: gives the task that sleeps; an engine that ends takes it along.
-        answer: takes the answer in, as from a host.
-    """
-
-    def __init__(self, clock: Clock, crew: Crew, answer: Callable[[UserAnswered], Awaitable[object]]) -> None:
-        self._clock = clock
-        self._crew = crew
-        self._answer = answer
-        self._asleep: anyio.CancelScope | None = None
-
-    def set(self, pending: Sequence[Request]) -> None:
-        """Sleep for the parked turn among what is pending, and for nothing that was pending before."""
-        self.stop()
-        for request in pending:
-            if request.not_before is not None:
-                self._asleep = anyio.CancelScope()
-                self._crew.start(partial(self._ring, request.id, request.not_before, self._asleep))
-
-    def stop(self) -> None:
-        """Let nothing go on any more. Idempotent."""
-        if self._asleep is not None:
-            self._asleep.cancel()
-
-    async def _ring(self, request_id: str, moment: str, asleep: anyio.CancelScope) -> None:
-        with asleep:
-            await anyio.sleep(seconds_until(self._clock, moment))
-        if asleep.cancel_called:
-            return
-        try:
-            await self._answer(UserAnswered(request_id=request_id, approve=True, by="engine"))
-        except EngineError:
-            # Nobody waits here: a host was quicker, or whoever uses the session next meets the same error.
-            logger.exception("a parked turn could not go on", request=request_id)
 
 
 # --- one request ------------------------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ class BatchRunner:
             asked = await self._commit_mail()
             if self._ledger.session.state not in (State.EXECUTING_TOOLS, State.WAITING_FOR_USER):
                 return asked
-            self._inlet.watch(effect.request for effect in asked if isinstance(effect, AskUser))
+            self._inlet.mind()
             self._accept(asked)
             self._ask(asked)
 

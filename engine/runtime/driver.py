@@ -16,7 +16,7 @@ from functools import partial
 
 import anyio
 
-from ..core.effects import AskUser, CallModel, KnownEffect, PrepareContext, Recover
+from ..core.effects import CallModel, KnownEffect, PrepareContext, Recover
 from ..core.events import (
     Faulted,
     KnownEvent,
@@ -32,7 +32,7 @@ from ..core.values import Fault, Outcome, Prompt, State
 from ..errors import EngineClosed, InboxFull, InvalidEvent, JournalError, SessionBusy
 from ..log import logger
 from ..replay.turns import call_results
-from .asking import Alarm, Asking, call_model, recover, remember
+from .asking import Asking, call_model, recover, remember
 from .batch import BatchRunner
 from .broadcast import Broadcast
 from .crew import Crew
@@ -68,7 +68,7 @@ class Driver:
         asking: what the engine is made of, and the gate before its model.
         ledger: the session and its journal, loaded.
         broadcast: where records and notices go.
-        crew: runs tools that run side by side, and the alarm of a parked turn.
+        crew: runs tools that run side by side, and the alarms of questions.
     """
 
     def __init__(self, asking: Asking, ledger: Ledger, broadcast: Broadcast, crew: Crew) -> None:
@@ -91,7 +91,6 @@ class Driver:
         asked = [request for request in ledger.session.pending if request.not_before is None]
         self._owes_questions = parts.approver is not None and bool(asked)
         self._system = last_system(ledger.session)
-        self._alarm = Alarm(parts.clock, crew, self.inlet.answer)
         self._closed = False
         self._turn_ns = parts.clock.monotonic_ns()
 
@@ -171,6 +170,7 @@ class Driver:
         elif self.session.turn is not None and self.session.state is not State.SHUTDOWN:
             async with self._lock:
                 await self._end_turn(event)
+                self.inlet.mind()
 
     async def drain(self, event: ShutdownRequested) -> None:
         """End the open turn with `event` where nothing that has started is unfinished; return when that is durable."""
@@ -202,14 +202,13 @@ class Driver:
     async def close(self) -> None:
         """Refuse further work and give the session's journal up. The turn must have been stopped before."""
         self._closed = True
-        self._alarm.stop()
+        self.inlet.close()
         await self.ledger.release()
 
     def watch(self) -> None:
         """Mind the times of what an earlier engine left open, and those that it was told for the gate."""
-        self.inlet.watch(self.session.pending)
         remember(self._asking, self.session)
-        self._alarm.set(self.session.pending)
+        self.inlet.mind()
 
     def refuse_prompts(self) -> None:
         """Let the prompts that still wait for their turn fail with `EngineClosed`."""
@@ -249,7 +248,6 @@ class Driver:
                 if entry is not None:
                     self._let_in(entry)
                     await self._to_rest(entry.events)
-            self._alarm.set(self.session.pending)
             return self.result()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
@@ -260,6 +258,7 @@ class Driver:
             self._refuse_mail()
             self._driving.set()
             self._driving = None
+            self.inlet.mind()
 
     def _let_in(self, entry: _Entry) -> None:
         """Make sure that the session may still take an event from outside, and tell who waits for that."""
@@ -298,7 +297,7 @@ class Driver:
             if self._drain is not None:
                 await self.inlet.commit([self._drain])
                 return
-            self.inlet.watch(effect.request for effect in effects if isinstance(effect, AskUser))
+            self.inlet.mind()
             state = self.session.state
             asks = state is State.WAITING_FOR_USER and self.parts.approver is not None
             if state is State.EXECUTING_TOOLS or asks:

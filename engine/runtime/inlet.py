@@ -6,7 +6,7 @@ when nobody has answered it by then. May import anyio, core and its neighbours. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
@@ -20,7 +20,8 @@ from ..core.values import Request
 from ..errors import InvalidEvent
 from ..log import logger
 from ..tools.cache import scope_of
-from .answering import overdue, seconds_left, with_plan
+from .alarm import Alarm
+from .answering import overdue, with_plan
 from .broadcast import Broadcast
 from .clock import timestamp
 from .desk import Ack, Desk
@@ -64,7 +65,7 @@ class Inlet:
 
     Args:
         door: the session's driver.
-        desk: its mailbox, and the tasks that watch time limits.
+        desk: its mailbox, and the tasks that mind times.
     """
 
     def __init__(self, door: Door, desk: Desk) -> None:
@@ -72,6 +73,7 @@ class Inlet:
         self._mail = desk.mail
         self._crew = desk.crew
         self._acks: list[Ack] = []
+        self._alarm = Alarm(door.parts.clock, desk.crew, self._due)
 
     async def answer(self, event: UserAnswered) -> TurnResult:
         """Answer a pending request and wait until the session rests again.
@@ -135,11 +137,13 @@ class Inlet:
             self._mail.post(event, ack)
             await ack.wait()
 
-    def watch(self, requests: Iterable[Request]) -> None:
-        """Refuse each of the requests when its time is over and nobody has answered it."""
-        for request in requests:
-            if request.expires_at is not None:
-                self._crew.start(partial(self._expire, request))
+    def mind(self) -> None:
+        """Mind the times of the questions that are pending now; to be called when they may have changed."""
+        self._alarm.set(self._door.ledger.session.pending)
+
+    def close(self) -> None:
+        """Mind no times any more. Idempotent."""
+        self._alarm.stop()
 
     async def commit(self, events: Sequence[KnownEvent]) -> list[KnownEffect]:
         """Commit events, and tell those who wait for one of them."""
@@ -190,14 +194,11 @@ class Inlet:
             ack.settle(error)
         self._acks.clear()
 
-    async def _expire(self, request: Request) -> None:
-        await anyio.sleep(max(0.0, seconds_left(self._door.parts, request) or 0.0))
-        try:
-            if request in self._door.ledger.session.pending and not self._door.closed:
-                await self._take(overdue(request))
-        except Exception:
-            # An answer was quicker, or the journal fails: then whoever uses the session next meets the same error.
-            logger.exception("a request that is over could not be refused", request=request.id)
+    async def _due(self, event: UserAnswered) -> None:
+        """Take what the engine says to a question whose time has come, if anybody still asks it."""
+        asked = any(request.id == event.request_id for request in self._door.ledger.session.pending)
+        if asked and (self._door.driving is not None or not self._door.closed):
+            await self._take(event)
 
     async def _take(self, event: UserAnswered) -> TurnResult:
         driving = self._door.driving

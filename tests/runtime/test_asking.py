@@ -14,7 +14,7 @@ from engine.core.values import Outcome, Request, State
 from engine.errors import InvalidEvent, ModelError
 from engine.journal import MemoryJournal
 from engine.ports import Emit
-from engine.runtime.asking import Alarm
+from engine.runtime.alarm import Alarm
 from engine.runtime.clock import timestamp
 from engine.runtime.crew import Crew
 from engine.testing.scheduling import virtual_time
