@@ -24,7 +24,7 @@ from ..core.session import Session
 from ..core.values import Fault, FaultKind, ModelReply, RecoveryPlan, State
 from ..errors import GateClosed, ModelError
 from ..models.recorded import RecordedModel
-from ..ports import Emit, Metered, Middleware, ModelRequest
+from ..ports import Emit, Metered, ModelRequest
 from ..tools.encode import describe
 from ..tools.function import really_cancelled
 from .answering import expiry, with_due_times
@@ -34,6 +34,7 @@ from .governor import Closed, Governor, Pass
 from .parts import Parts
 from .quota import QuotaSettings
 from .spending import admit, cost_of
+from .wrapping import wrapped
 
 
 class Asking(NamedTuple):
@@ -71,8 +72,8 @@ async def call_model(asking: Asking, session: Session, emit: Emit) -> KnownEvent
         specs = ()
     request = ModelRequest(session.transcript, specs, parts.parameters, session.id, turn.number, turn.round)
     ask: Callable[[ModelRequest], Awaitable[ModelReply]] = partial(_send, asking, emit)
-    for middleware in reversed(parts.middleware):
-        ask = partial(_through, middleware, ask)
+    if parts.middleware:
+        ask = wrapped((middleware.around_model for middleware in parts.middleware), ask)
     try:
         return _judge(parts, session, await ask(request))
     except ModelError as error:
@@ -82,7 +83,7 @@ async def call_model(asking: Asking, session: Session, emit: Emit) -> KnownEvent
     except BaseException as error:
         if isinstance(error, anyio.get_cancelled_exc_class()) and really_cancelled():
             raise
-        return _fault("model_failure", f"the model failed: {describe(error)}")
+        return Faulted.of("model_failure", f"the model failed: {describe(error)}")
 
 
 async def recover(asking: Asking, session: Session, plan: RecoveryPlan) -> KnownEvent:
@@ -123,12 +124,6 @@ def remember(asking: Asking, session: Session) -> None:
 
 
 # --- one request ------------------------------------------------------------------------------------------------------
-
-
-async def _through(
-    middleware: Middleware, ask: Callable[[ModelRequest], Awaitable[ModelReply]], request: ModelRequest
-) -> ModelReply:
-    return await middleware.around_model(request, ask)
 
 
 async def _send(asking: Asking, emit: Emit, request: ModelRequest) -> ModelReply:
@@ -175,21 +170,22 @@ def _gate_closed(asking: Asking, closed: Closed) -> GateClosed:
 def _judge(parts: Parts, session: Session, reply: object) -> KnownEvent:
     """Return the reply with its plans, or the fault that it is."""
     if not isinstance(reply, ModelReply):
-        return _fault("bad_reply", f"the model returned {type(reply).__name__}, not a ModelReply")
+        return Faulted.of("bad_reply", f"the model returned {type(reply).__name__}, not a ModelReply")
     # What is refused goes back in words: they must not repeat a secret.
     reply = parts.clean(reply)
     ids = [call.id for call in reply.tool_calls]
     if len(set(ids)) != len(ids):
-        return _fault("bad_reply", f"the reply uses a call id twice: {', '.join(ids)}", retryable=True)
+        return Faulted.of("bad_reply", f"the reply uses a call id twice: {', '.join(ids)}", retryable=True)
     if not ids and not reply.text and not isinstance(parts.model, RecordedModel):
-        return _fault("empty_reply", f"the reply has neither text nor calls (finish: {reply.finish})", retryable=True)
+        text = f"the reply has neither text nor calls (finish: {reply.finish})"
+        return Faulted.of("empty_reply", text, retryable=True)
     cost_pico = cost_of(parts, reply) if parts.limits.counts_output else None
     if not ids:
         return ModelReplied.trusted(reply=reply, cost_pico=cost_pico)
     try:
         calls, plans = admit(parts, session, reply.tool_calls)
     except Exception as error:
-        return _fault("host_failure", f"the policy failed: {describe(error)}")
+        return Faulted.of("host_failure", f"the policy failed: {describe(error)}")
     if calls is not reply.tool_calls:
         reply = reply.model_copy(update={"tool_calls": calls})
     return ModelReplied.trusted(reply=reply, plans=with_due_times(parts, plans), cost_pico=cost_pico)
@@ -230,7 +226,3 @@ def _may_pass(error: ModelError) -> bool:
 def _sensible(delay_s: float | None) -> float | None:
     """Return a wait that a provider wished for, if it is one: a number of seconds, not negative."""
     return delay_s if delay_s is not None and 0 <= delay_s < math.inf else None
-
-
-def _fault(kind: FaultKind, message: str, *, retryable: bool = False) -> Faulted:
-    return Faulted(fault=Fault(kind=kind, message=message, retryable=retryable))

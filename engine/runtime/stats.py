@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..core.values import State
+from ..core.values import ResourceUsage, State
 from .driver import Driver
 from .dwell import Dwell, Stuck
 from .memory import MemoryStep
@@ -24,6 +24,7 @@ class EngineStats:
         running_tools: tools that run, those included whose calls have been given up.
         waiting_tools: calls that wait for a place or for a call of the same conflict key.
         process: what the process uses, the host's own part included.
+        used: what the process has used since it began, its memory at the most that a look has seen.
         places: how many tools of one session may run at once now.
         admitting: whether turns may begin; not while the process is at its memory limit.
         dwell: how long sessions stayed in each state.
@@ -36,6 +37,7 @@ class EngineStats:
     running_tools: int
     waiting_tools: int
     process: Reading
+    used: ResourceUsage
     places: int
     admitting: bool
     dwell: Mapping[State, Dwell]
@@ -46,12 +48,13 @@ class EngineStats:
 
 def stats_of(drivers: Iterable[Driver], monitor: Monitor) -> EngineStats:
     """Return the figures of the moment."""
-    drivers = tuple(drivers)
+    drivers, process = tuple(drivers), monitor.gauge.read()
     return EngineStats(
         sessions=dict(Counter(driver.session.state for driver in drivers)),
         running_tools=sum(driver.running_tools for driver in drivers),
         waiting_tools=sum(batch.waiting for batch in monitor.batches),
-        process=monitor.gauge.read(),
+        process=process,
+        used=monitor.gauge.usage(),
         places=monitor.places,
         admitting=monitor.admitting,
         dwell=monitor.dwell.times(),

@@ -227,6 +227,8 @@ async def test_v28_stats_say_what_the_engine_is_doing() -> None:
         assert (stats.running_tools, stats.waiting_tools) == (1, 1)
         assert stats.process.rss_bytes > MEBIBYTE
         after = engine.stats()
+        assert (stats.used.cpu_s, after.used.cpu_s) == (stats.process.cpu_s, after.process.cpu_s)
+        assert (after.used.peak_memory_bytes or 0) >= max(stats.process.rss_bytes, after.process.rss_bytes)
     assert (after.running_tools, after.waiting_tools, after.sessions) == (0, 0, {State.IDLE: 2})
     assert after.dwell[State.EXECUTING_TOOLS].stays == 1
     assert after.dwell[State.GENERATING_RESPONSE].stays == 2

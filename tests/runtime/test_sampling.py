@@ -11,8 +11,9 @@ from typing import Any, Literal
 import anyio
 import pytest
 
+from engine.core.values import ResourceUsage
 from engine.errors import UsageError
-from engine.runtime.sampling import Gauge, ResourceUsage, Sampler
+from engine.runtime.sampling import Gauge, Sampler
 from engine.testing.scheduling import counting_steps, virtual_time
 
 
