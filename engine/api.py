@@ -92,7 +92,7 @@ class Engine:
             limits=limits,
             settings=settings if redactor is None else redactor.clean(settings),
             clock=clock,
-            monitor=Monitor(Watching(limits, clock, settings.loop_limit_s, settings.stuck_after_s)),
+            monitor=Monitor(Watching(limits, clock, settings.loop_limit_s, settings.stuck_after_s, pipeline.lanes)),
             middleware=tuple(extras.get("middleware", ())),
             providers=tuple(extras.get("providers", ())),
             observers=tuple(extras.get("observers", ())),
@@ -216,7 +216,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Return what the engine is doing, what the process uses, and what was noticed. Takes some 100 µs."""
-        return stats_of(self._drivers.values(), self._parts.monitor)
+        return stats_of(self._drivers.values(), self._parts)
 
     async def shutdown(self, grace_s: float = 0.0) -> None:
         """Let running turns end for up to `grace_s` seconds, interrupt the others, release every session. Idempotent.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..core.values import ResourceUsage, State
 from .driver import Driver
 from .dwell import Dwell, Stuck
+from .lanes import Lane, LaneStats
 from .memory import MemoryStep
-from .monitor import Monitor
+from .parts import Parts
 from .sampling import Reading
 from .watchdog import LoopBlocked
 
@@ -26,10 +27,12 @@ class EngineStats:
         process: what the process uses, the host's own part included.
         used: what the process has used since it began, its memory at the most that a look has seen.
         places: how many tools of one session may run at once now.
+        places_in_all: how many calls of all sessions may run at once now; None where those have no bound.
         admitting: whether turns may begin; not while the process is at its memory limit.
         dwell: how long sessions stayed in each state.
         stuck: sessions that worked in one state for too long.
         blocked: tools that kept the event loop from everybody else.
+        lanes: how the lanes stand, where the engine has places of its own.
         memory_steps: what was done about memory, with the bytes that were freed.
     """
 
@@ -44,10 +47,13 @@ class EngineStats:
     stuck: tuple[Stuck, ...] = ()
     blocked: tuple[LoopBlocked, ...] = ()
     memory_steps: tuple[MemoryStep, ...] = ()
+    places_in_all: int | None = None
+    lanes: Mapping[Lane, LaneStats] = field(default_factory=dict[Lane, LaneStats])
 
 
-def stats_of(drivers: Iterable[Driver], monitor: Monitor) -> EngineStats:
+def stats_of(drivers: Iterable[Driver], parts: Parts) -> EngineStats:
     """Return the figures of the moment."""
+    monitor, lanes = parts.monitor, parts.pipeline.lanes
     drivers, process = tuple(drivers), monitor.gauge.read()
     return EngineStats(
         sessions=dict(Counter(driver.session.state for driver in drivers)),
@@ -61,4 +67,6 @@ def stats_of(drivers: Iterable[Driver], monitor: Monitor) -> EngineStats:
         stuck=tuple(monitor.stuck),
         blocked=tuple(monitor.blocked),
         memory_steps=tuple(monitor.steps),
+        places_in_all=None if lanes is None else lanes.cap,
+        lanes={} if lanes is None else {lane: lanes.stats(lane) for lane in Lane},
     )

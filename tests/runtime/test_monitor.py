@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -19,6 +20,7 @@ from engine.errors import UsageError
 from engine.models import FunctionModel, ScriptedModel
 from engine.ports import Tool
 from engine.runtime.clock import SystemClock
+from engine.runtime.lanes import Lane, LaneLimits, LaneStats
 from engine.runtime.memory import MEBIBYTE
 from engine.runtime.monitor import Monitor, Watching
 from tests.runtime.scenes import calls, check_closed, history
@@ -156,6 +158,47 @@ async def test_v23_v27_tools_are_halved_under_pressure_and_come_back() -> None:
     assert stats.places >= 2
     first = next(step for step in stats.memory_steps if step.step == "shed")
     assert {freed.name for freed in first.freed} >= {"cycles", "heap"}
+
+
+async def test_v23_v27_a14_the_places_of_the_engine_are_halved_under_pressure_and_come_back() -> None:
+    """Where an engine has places of its own, shedding halves them too: another session's call waits that would have
+    run. Quiet brings them back one by one, also where a session's own places are all there, and whoever waits goes on.
+    """
+    limits = Limits(max_memory_mb=limit_with_room(200), max_concurrent_tools=1)
+    hoard, shed, restored = Hoard(250), anyio.Event(), anyio.Event()
+    halved: list[tuple[int | None, LaneStats]] = []
+
+    def look() -> None:
+        step = engine.stats().memory_steps[-1].step
+        (restored if step == "restore" else shed).set()
+
+    async def think(request: ModelRequest) -> ModelReply:
+        if request.session == "s" and request.round == 1:
+            return calls("hoard")
+        if request.session == "s":
+            await restored.wait()
+        return ModelReply(text="done")
+
+    async def be_rival() -> None:
+        await shed.wait()
+        rival = await engine.open("rival")
+        async with anyio.create_task_group() as group:
+            group.start_soon(rival.ask, "go")
+            await anyio.wait_all_tasks_blocked()
+            halved.append((engine.stats().places_in_all, engine.stats().lanes[Lane.GENERATE]))
+            hoard.let_go.set()
+
+    parts: dict[str, Any] = {"limits": limits, "settings": EngineSettings(lanes=LaneLimits(total=2))}
+    async with Engine(model=FunctionModel(think), tools=hoard.tools(), **parts) as engine:
+        session = await engine.open("s")
+        with alarm("memory", look), anyio.fail_after(60):
+            async with anyio.create_task_group() as group:
+                group.start_soon(be_rival)
+                assert (await session.ask("go")).text == "done"
+        stats = engine.stats()
+    assert halved == [(1, LaneStats(running=0, waiting=1, granted=1))]
+    assert (stats.places_in_all, stats.lanes[Lane.GENERATE]) == (2, LaneStats(running=0, waiting=0, granted=3))
+    assert [step.places_in_all for step in stats.memory_steps if step.step == "restore"] == [2]
 
 
 async def test_no_memory_limit_takes_no_samples_of_it() -> None:
