@@ -3,7 +3,8 @@
 `Gauge` reads one process or a whole tree of them. `Sampler` calls for a reading at an interval while turns run, and for
 nothing at all while none does. psutil takes some 20 ms to import, so it is imported by the first reading. No operating
 system tells psutil the network traffic of a single process: `network_bytes` is always None. Memory of a tree is the
-sum of the resident sets, so pages that its processes share count more than once. May import anyio and core.
+sum of the resident sets, so pages that its processes share count more than once. May import anyio, core and its
+neighbours.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import anyio
 
 from ..core.values import ResourceUsage
 from ..errors import UsageError
+from .bell import Bell, new_bell
 
 if TYPE_CHECKING:
     from psutil import Process
@@ -187,7 +189,7 @@ class Sampler:
         self._take = take
         self._interval_s = interval_s
         self._turns = 0
-        self._begun: anyio.Event | None = None
+        self._begun: Bell | None = None
         self._serving = False
 
     @contextmanager
@@ -195,7 +197,7 @@ class Sampler:
         """Let samples be taken while the block runs."""
         self._turns += 1
         if self._begun is not None:
-            self._begun.set()
+            self._begun.ring()
         try:
             yield
         finally:
@@ -210,18 +212,18 @@ class Sampler:
         if self._serving:
             raise UsageError("this sampler is being served already; make another one for another task")
         self._serving = True
+        timer = new_bell()
         try:
             while True:
                 await self._wait_for_turn()
                 self._take()
-                with anyio.move_on_after(self._interval_s):
-                    await anyio.sleep_forever()
+                await timer.wait(anyio.current_time() + self._interval_s)
         finally:
             self._serving = False
 
     async def _wait_for_turn(self) -> None:
         if self._turns:
             return
-        self._begun = anyio.Event()
+        self._begun = new_bell()
         await self._begun.wait()
         self._begun = None
