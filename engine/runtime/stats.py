@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..core.values import ResourceUsage, State
+from ..tools.cache import CacheStats
 from .driver import Driver
 from .dwell import Dwell, Stuck
+from .governor import GateSnapshot
 from .lanes import Lane, LaneStats
 from .memory import MemoryStep
 from .parts import Parts
@@ -33,6 +35,8 @@ class EngineStats:
         stuck: sessions that worked in one state for too long.
         blocked: tools that kept the event loop from everybody else.
         lanes: how the lanes stand, where the engine has places of its own.
+        gates: how the gates before the models stand, by quota key: those that were used.
+        cache: how the cache of results has served; None where no tool asks for one.
         memory_steps: what was done about memory, with the bytes that were freed.
     """
 
@@ -49,11 +53,13 @@ class EngineStats:
     memory_steps: tuple[MemoryStep, ...] = ()
     places_in_all: int | None = None
     lanes: Mapping[Lane, LaneStats] = field(default_factory=dict[Lane, LaneStats])
+    gates: Mapping[str, GateSnapshot] = field(default_factory=dict[str, GateSnapshot])
+    cache: CacheStats | None = None
 
 
-def stats_of(drivers: Iterable[Driver], parts: Parts) -> EngineStats:
+def stats_of(drivers: Iterable[Driver], parts: Parts, gates: Mapping[str, GateSnapshot]) -> EngineStats:
     """Return the figures of the moment."""
-    monitor, lanes = parts.monitor, parts.pipeline.lanes
+    monitor, lanes, cache = parts.monitor, parts.pipeline.lanes, parts.pipeline.cache
     drivers, process = tuple(drivers), monitor.gauge.read()
     return EngineStats(
         sessions=dict(Counter(driver.session.state for driver in drivers)),
@@ -68,5 +74,7 @@ def stats_of(drivers: Iterable[Driver], parts: Parts) -> EngineStats:
         blocked=tuple(monitor.blocked),
         memory_steps=tuple(monitor.steps),
         places_in_all=None if lanes is None else lanes.cap,
+        gates=gates,
+        cache=None if cache is None else cache.stats,
         lanes={} if lanes is None else {lane: lanes.stats(lane) for lane in Lane},
     )

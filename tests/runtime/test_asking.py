@@ -108,6 +108,10 @@ async def test_f20_a_long_wait_parks_the_turn_and_goes_on_by_itself() -> None:
         began = anyio.current_time()
         result = await session.ask("go")
         assert anyio.current_time() - began < 1
+        gate = engine.stats().gates["provider#1"]
+        assert (gate.limited, gate.admitted, gate.in_flight, gate.waiting) == (1, 1, 0, 0)
+        assert gate.opens_in_s is not None
+        assert 3_599 < gate.opens_in_s < 3_700
         assert (result.outcome, session.state) == (Outcome.WAITING, State.WAITING_FOR_USER)
         assert [request.kind for request in session.pending] == ["parked"]
         await anyio.sleep_until(model.sent[0] + 3_600)
@@ -278,6 +282,9 @@ async def test_a6_the_breaker_stops_all_sessions_of_a_key() -> None:
     async with Engine(model=model, clock=VirtualClock()) as engine, anyio.create_task_group() as group:
         for number in range(10):
             group.start_soon(ask, engine, number)
+        await anyio.sleep(20)
+        assert engine.stats().gates["provider#1"].breaker == "open"
+    assert engine.stats().gates == {}
     failed = [moment - began for moment in model.sent if moment < began + 40]
     assert 3 <= len([moment for moment in failed if moment < 30]) <= 4 + 3
     assert len([moment for moment in failed if moment > 30]) == 1

@@ -178,8 +178,10 @@ async def test_v34_a_read_is_answered_from_the_cache_until_a_write() -> None:
     ]
     async with Engine(model=ScriptedModel(script), tools=shop.tools(), journal=journal) as engine:
         result = await (await engine.open("s", user="u")).ask("go")
-        stats = engine.tool_metrics["price_of"]
+        stats, cache = engine.tool_metrics["price_of"], engine.stats().cache
     assert [made.content for made in result.tool_calls] == ["1", "1", "set", "2"]
+    assert cache is not None
+    assert (cache.total, cache.hits, cache.joined) == (3, 1, 0)
     assert shop.reads == 2
     assert (stats.total, stats.ok, stats.failed, stats.cache_hits) == (3, 3, 0, 1)
     assert stats.mean_ms > 0
