@@ -19,17 +19,10 @@ from engine.models import ScriptedModel
 from engine.runtime.alarm import Alarm
 from engine.runtime.clock import timestamp
 from engine.runtime.crew import Crew, Work
-from engine.testing.scheduling import counting_steps, virtual_time
-from tests.runtime.scenes import Verdicts, calls, check_closed, check_sound, history
-from tests.runtime.test_dwell import LoopClock
+from engine.testing.scheduling import counting_steps
+from tests.runtime.scenes import Verdicts, VirtualClock, calls, check_closed, check_sound, history
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """Let no timer take time."""
-    return virtual_time(request.param)
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 
 @tool
@@ -47,7 +40,7 @@ def weld() -> str:
 def asking(*names: str, **parts: Any) -> Engine:
     """Return an engine whose model asks for these calls; `save` needs leave, `weld` the host."""
     model = ScriptedModel([calls(*names), *["done"] * 5])
-    return Engine(model=model, tools=[save, weld], policy=Verdicts(save="ask"), clock=LoopClock(), **parts)
+    return Engine(model=model, tools=[save, weld], policy=Verdicts(save="ask"), clock=VirtualClock(), **parts)
 
 
 async def steps_of_two_minutes() -> int:
@@ -78,7 +71,7 @@ class CountingCrew(Crew):
 
 def question(number: int, in_s: float, *, parked: bool = False) -> Request:
     """Return a question whose time comes in so many seconds."""
-    moment = timestamp(LoopClock().time_ns() + int(in_s * 1e9))
+    moment = timestamp(VirtualClock().time_ns() + int(in_s * 1e9))
     due = {"not_before": moment} if parked else {"expires_at": moment}
     return Request(id=f"r{number}", kind="parked" if parked else "approval", text="?", **due)
 
@@ -151,7 +144,7 @@ async def test_a12_a_question_has_one_sleeper_until_it_is_gone() -> None:
 
     async with anyio.create_task_group() as group:
         crew = CountingCrew(group)
-        alarm = Alarm(LoopClock(), crew, answer)
+        alarm = Alarm(VirtualClock(), crew, answer)
         timeless = Request(id="r9", kind="outcome", call_id="c", text="?")
         asked = [question(1, 5), question(2, 6), question(3, 7, parked=True), timeless]
         for _ in range(3):
@@ -187,7 +180,7 @@ async def test_a12_a_question_is_not_rung_again_while_its_answer_is_on_the_way()
 
     async with anyio.create_task_group() as group:
         crew = CountingCrew(group)
-        alarm = Alarm(LoopClock(), crew, answer)
+        alarm = Alarm(VirtualClock(), crew, answer)
         asked = [question(1, 5)]
         alarm.set(asked)
         await anyio.sleep(6)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import anyio
 import pytest
@@ -17,26 +16,9 @@ from engine.ports import Emit
 from engine.runtime.alarm import Alarm
 from engine.runtime.clock import timestamp
 from engine.runtime.crew import Crew
-from engine.testing.scheduling import virtual_time
+from tests.runtime.scenes import VirtualClock
 
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """Run every test here once on each event loop, in virtual time."""
-    return virtual_time(request.param)
-
-
-class VirtualClock:
-    """Both clocks follow the event loop's virtual time; the wall clock can be moved."""
-
-    def __init__(self, offset_s: float = 1_800_000_000.0) -> None:
-        self.offset_s = offset_s
-
-    def time_ns(self) -> int:
-        return int((self.offset_s + anyio.current_time()) * 1e9)
-
-    def monotonic_ns(self) -> int:
-        return int(anyio.current_time() * 1e9)
+pytestmark = pytest.mark.virtual_time
 
 
 class Metered:

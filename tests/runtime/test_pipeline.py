@@ -33,7 +33,7 @@ from engine.journal import MemoryJournal, open_journal
 from engine.models import FunctionModel, ScriptedModel
 from engine.replay import fold
 from engine.testing.scheduling import counting_steps
-from tests.runtime.scenes import calls, check_closed, check_sound, history
+from tests.runtime.scenes import Crowd, calling, calls, check_closed, check_sound, history
 
 pytestmark = pytest.mark.anyio
 
@@ -287,23 +287,15 @@ async def test_a14_the_engine_caps_what_all_sessions_run(alone: bool) -> None:
     """Of six sessions that each run one or two reads under a cap of two for the engine, never more than two run at
     once, and all end.
     """
-    running = most = 0
+    crowd = Crowd()
 
     @tool(effect="read")
     async def look() -> str:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        for _ in range(3):
-            await anyio.lowlevel.checkpoint()
-        running -= 1
+        await crowd.visit(steps=3)
         return "seen"
 
-    def think(request: ModelRequest) -> ModelReply:
-        return ModelReply(text="done") if request.round > 1 else calls(*["look"] * (1 if alone else 2))
-
     settings = EngineSettings(lanes=LaneLimits(query=2))
-    async with Engine(model=FunctionModel(think), tools=[look], settings=settings) as engine:
+    async with Engine(model=calling(*["look"] * (1 if alone else 2)), tools=[look], settings=settings) as engine:
 
         async def ask(name: str) -> None:
             outcomes.append((await (await engine.open(name)).ask("go")).outcome)
@@ -314,7 +306,7 @@ async def test_a14_the_engine_caps_what_all_sessions_run(alone: bool) -> None:
                 for number in range(6):
                     group.start_soon(ask, f"s{number}")
     assert outcomes == [Outcome.COMPLETED] * 6
-    assert most == 2
+    assert crowd.most == 2
 
 
 async def test_v34_a14_urgent_calls_go_first() -> None:
@@ -329,11 +321,8 @@ async def test_v34_a14_urgent_calls_go_first() -> None:
             await free.wait()
         return "seen"
 
-    def think(request: ModelRequest) -> ModelReply:
-        return ModelReply(text="done") if request.round > 1 else calls("look")
-
     settings = EngineSettings(lanes=LaneLimits(query=1))
-    async with Engine(model=FunctionModel(think), tools=[look], settings=settings) as engine:
+    async with Engine(model=calling("look"), tools=[look], settings=settings) as engine:
 
         async def ask(name: str, priority: Priority) -> None:
             await (await engine.open(name)).ask(Prompt(text="go", priority=priority))
@@ -360,11 +349,8 @@ async def test_a14_a_cancelled_turn_gives_its_waiting_places_back() -> None:
             await free.wait()
         return "seen"
 
-    def think(request: ModelRequest) -> ModelReply:
-        return ModelReply(text="done") if request.round > 1 else calls("look")
-
     settings = EngineSettings(lanes=LaneLimits(query=1))
-    async with Engine(model=FunctionModel(think), tools=[look], settings=settings) as engine:
+    async with Engine(model=calling("look"), tools=[look], settings=settings) as engine:
 
         async def ask(name: str) -> None:
             results[name] = (await (await engine.open(name)).ask("go")).outcome
@@ -382,14 +368,10 @@ async def test_a14_a_cancelled_turn_gives_its_waiting_places_back() -> None:
 
 async def test_a14_model_calls_have_a_lane() -> None:
     """Under a lane of one for model calls, no two sessions ask the model at the same time, and all end."""
-    running = most = 0
+    crowd = Crowd()
 
     async def think(request: ModelRequest) -> ModelReply:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await anyio.lowlevel.checkpoint()
-        running -= 1
+        await crowd.visit()
         return ModelReply(text="done")
 
     settings = EngineSettings(lanes=LaneLimits(generate=1))
@@ -402,7 +384,7 @@ async def test_a14_model_calls_have_a_lane() -> None:
             async with anyio.create_task_group() as group:
                 for number in range(4):
                     group.start_soon(ask, f"s{number}")
-    assert most == 1
+    assert crowd.most == 1
 
 
 async def test_f1_a14_cancelled_at_any_step_no_place_is_lost() -> None:
@@ -426,16 +408,13 @@ async def test_f1_a14_cancelled_at_any_step_no_place_is_lost() -> None:
             await anyio.lowlevel.checkpoint()
             return "saved"
 
-        def think(request: ModelRequest) -> ModelReply:
-            return ModelReply(text="done") if request.round > 1 else calls("look", "save", "look")
-
         journal = MemoryJournal()
         parts: dict[str, Any] = {
             "settings": EngineSettings(lanes=LaneLimits(query=1, execute=1, generate=1)),
             "limits": Limits(backoff_base_s=0),
             "journal": journal,
         }
-        async with Engine(model=FunctionModel(think), tools=[look, save], **parts) as engine:
+        async with Engine(model=calling("look", "save", "look"), tools=[look, save], **parts) as engine:
             session, other = await engine.open("s"), await engine.open("t")
             with anyio.CancelScope() as scope, counting_steps(step, scope.cancel) as steps:
                 await session.ask("go")
