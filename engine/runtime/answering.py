@@ -104,9 +104,7 @@ def with_plan(parts: Parts, session: Session, event: UserAnswered) -> UserAnswer
 
 
 def _call_of(session: Session, request: Request) -> CallState:
-    turn = session.turn
-    assert turn is not None
-    for call in turn.batch.calls if turn.batch is not None else ():
+    for call in session.open_calls:
         if call.call.id == request.call_id:
             return call
     raise InvalidEvent(f"request {request.id!r} is about no call: there are no arguments to change")

@@ -6,8 +6,7 @@ when nobody has answered it by then. May import anyio, core and its neighbours. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import anyio
@@ -16,7 +15,7 @@ from ..core.effects import KnownEffect
 from ..core.events import GrantRevoked, KnownEvent, LateResult, UserAnswered
 from ..core.grants import is_over
 from ..core.session import CallState
-from ..core.values import Request
+from ..core.values import Request, State
 from ..errors import InvalidEvent
 from ..log import logger
 from ..tools.cache import scope_of
@@ -51,8 +50,8 @@ class Door(Protocol):
         """Let an event from outside in and return how the session rests after it."""
         ...
 
-    async def note(self, event: KnownEvent) -> None:
-        """Commit an event that moves nothing, while no drive runs."""
+    async def note(self, find: Callable[[], Sequence[KnownEvent]]) -> None:
+        """Commit events that move nothing, as they are found when no drive runs."""
         ...
 
     def result(self) -> TurnResult:
@@ -73,6 +72,8 @@ class Inlet:
         self._mail = desk.mail
         self._crew = desk.crew
         self._acks: list[Ack] = []
+        self._late: list[LateResult] = []
+        self._closed = False
         self._alarm = Alarm(door.parts.clock, desk.crew, self._due)
 
     async def answer(self, event: UserAnswered) -> TurnResult:
@@ -106,19 +107,33 @@ class Inlet:
         return event.model_copy(update={"text": text, "blob": blob})
 
     def late(self, call: CallState) -> None:
-        """Record that the thread of a call has ended which had been given up."""
+        """Record that the thread of a call has ended which had been given up, as long as there is a way to."""
         event = LateResult(call_id=call.call.id, key=call.key)
-        if self._door.driving is not None:
+        if self._closed:
+            logger.info("a thread has ended after its session was released", call=call.call.id, tool=call.call.name)
+        elif self._door.driving is not None:
             self._mail.post(event)
-        elif not self._door.closed:
-            self._crew.start(partial(self._note, event))
+        else:
+            self._late.append(event)
+            self._crew.start(self._note_late)
 
-    async def _note(self, event: LateResult) -> None:
-        try:
-            await self._door.note(event)
-        except Exception:
-            # The call has its end: nothing is lost but the knowledge when its thread ended.
-            logger.exception("a late result could not be recorded", call=event.call_id)
+    def keep(self, event: LateResult) -> None:
+        """Keep a late result that nobody has committed."""
+        self._late.append(event)
+
+    def late_results(self) -> list[LateResult]:
+        """Return the late results that wait to be committed; none where the session's last record is its shutdown."""
+        events, self._late = self._late, []
+        return events if self._door.ledger.session.state is not State.SHUTDOWN else []
+
+    async def _note_late(self) -> None:
+        # After a failed append they wait for what finds out what is durable.
+        if self._late and not self._door.ledger.shaken:
+            try:
+                await self._door.note(self.late_results)
+            except Exception:
+                # Each call has its end: nothing is lost but the knowledge when its thread ended.
+                logger.exception("late results could not be recorded", session=self._door.ledger.session.id)
 
     async def revoke(self, event: GrantRevoked) -> None:
         """Take a grant back; return when that is durable.
@@ -131,7 +146,7 @@ class Inlet:
         if all(grant.id != event.grant_id for grant in session.grants):
             raise InvalidEvent(f"no grant {event.grant_id!r} in session {session.id!r}")
         if self._door.driving is None:
-            await self._door.note(event)
+            await self._door.note(lambda: (event,))
         else:
             ack = Ack()
             self._mail.post(event, ack)
@@ -141,9 +156,18 @@ class Inlet:
         """Mind the times of the questions that are pending now; to be called when they may have changed."""
         self._alarm.set(self._door.ledger.session.pending)
 
-    def close(self) -> None:
-        """Mind no times any more. Idempotent."""
+    def rest(self) -> None:
+        """Take note that the session rests: mind the times of its questions, and record what came late."""
+        self.mind()
+        if self._late and not self._closed:
+            self._crew.start(self._note_late)
+
+    async def close(self) -> None:
+        """Mind no times any more, and record what came late until now. Idempotent."""
+        self._closed = True
         self._alarm.stop()
+        if self._door.driving is None:
+            await self._note_late()
 
     async def commit(self, events: Sequence[KnownEvent]) -> list[KnownEffect]:
         """Commit events, and tell those who wait for one of them."""
@@ -157,10 +181,10 @@ class Inlet:
 
     def revocations(self) -> list[KnownEvent]:
         """Return the revocations and late results that came while something else went on; refuse what is gone."""
-        if not self._mail:
+        if not self._mail and not self._late:
             return []
         known = {grant.id for grant in self._door.ledger.session.grants}
-        events: list[KnownEvent] = []
+        events: list[KnownEvent] = [*self.late_results()]
         for event, ack in self._mail.take_asides():
             if isinstance(event, LateResult):
                 events.append(event)

@@ -176,8 +176,7 @@ def tool_context(
 async def probe_started(parts: Parts, session: Session, emit: Emit) -> tuple[ProbeResult, ...]:
     """Ask the tools of interrupted writes whether they took place. A probe that fails knows nothing."""
     results: list[ProbeResult] = []
-    turn = session.turn
-    for call in turn.batch.calls if turn is not None and turn.batch is not None else ():
+    for call in session.open_calls:
         tool = parts.toolbox.get(call.call.name)
         if not call.started or call.handed or not isinstance(tool, Probing) or not tool.can_probe:
             continue
