@@ -90,7 +90,7 @@ class Engine:
             limits=limits,
             settings=settings if redactor is None else redactor.clean(settings),
             clock=clock,
-            monitor=Monitor(Watching(limits, clock, settings.loop_limit_s, settings.stuck_after_s)),
+            monitor=Monitor(Watching(limits, clock, settings.loop_limit_s, settings.stuck_after_s, pipeline.lanes)),
             middleware=tuple(extras.get("middleware", ())),
             providers=tuple(extras.get("providers", ())),
             observers=tuple(extras.get("observers", ())),
@@ -214,7 +214,8 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Return what the engine is doing, what the process uses, and what was noticed. Takes some 100 µs."""
-        return stats_of(self._drivers.values(), self._parts.monitor)
+        gates = {} if self._group is None else self._nursery.asking.governor.snapshot()
+        return stats_of(self._drivers.values(), self._parts, gates)
 
     async def shutdown(self, grace_s: float = 0.0) -> None:
         """Let running turns end for up to `grace_s` seconds, interrupt the others, release every session. Idempotent.

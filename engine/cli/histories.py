@@ -171,7 +171,7 @@ async def _show_state(options: Namespace, screen: Screen) -> int:
     for message in session.messages():
         calls = "  ".join(shown_call(call) for call in message.tool_calls)
         screen.line(f"  {message.role:<10} {safe(' '.join(part for part in (message.text, calls) if part))}")
-    for call in session.turn.batch.calls if session.turn and session.turn.batch else ():
+    for call in session.open_calls:
         screen.line(f"  {call.status.value:<10} {safe(shown_call(call.call))}")
     for request in session.pending:
         screen.line(f"  waits for  {safe(request.text)}")

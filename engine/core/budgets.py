@@ -9,7 +9,9 @@ import `money`, `session` and `values`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from . import money
 from .session import CallState, Session, Turn
@@ -19,13 +21,15 @@ from .values import (
     FinitePositive,
     Natural,
     PlannedCall,
-    Positive,
     SessionSettings,
     State,
     ToolCall,
     ToolStatus,
     Value,
 )
+
+MIN_OUTPUT_BYTES = 1024
+"""The least `max_output_bytes`: it leaves room for the preview of a longer result."""
 
 _OUTPUTS: tuple[BudgetKind, ...] = ("tokens", "cost")
 
@@ -35,7 +39,7 @@ class ToolLimits(Value):
 
     max_calls: Natural | None = None
     timeout_s: FinitePositive | None = None
-    max_output_bytes: Positive | None = None
+    max_output_bytes: Annotated[int, Field(ge=MIN_OUTPUT_BYTES)] | None = None
 
 
 class Budget(NamedTuple):

@@ -6,13 +6,14 @@ the same record version tolerate kinds they do not know, and say so. Changing a 
 and register an upcaster.
 """
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from .grants import Ruling
 from .values import (
     Fault,
+    FaultKind,
     JsonObject,
     Message,
     ModelReply,
@@ -139,6 +140,11 @@ class Faulted(Value):
 
     kind: Literal["faulted"] = "faulted"
     fault: Fault
+
+    @classmethod
+    def of(cls, kind: FaultKind, message: str, *, retryable: bool = False) -> Self:
+        """Return the event of a fault that is said in a few words."""
+        return cls(fault=Fault(kind=kind, message=message, retryable=retryable))
 
 
 class RecoveryPlanned(Value):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from .budgets import ToolLimits
+from .budgets import MIN_OUTPUT_BYTES, ToolLimits
 from .loops import LoopLimits
 from .money import Money, Price, pico
 from .values import (
@@ -24,9 +24,6 @@ from .values import (
 
 MemoryStrength: TypeAlias = Literal["advisory", "sampled", "rlimit"]
 """How strongly memory is bounded: not at all; by looks at the process, late by one look; by the kernel."""
-
-MIN_OUTPUT_BYTES = 1024
-"""The least `max_output_bytes`: it leaves room for the preview of a longer result."""
 
 
 class Limits(Value):
@@ -98,6 +95,17 @@ class Limits(Value):
     def counts_output(self) -> bool:
         """Whether the tokens of a reply have to be known."""
         return self.max_tokens is not None or bool(self.prices)
+
+    def output_bytes(self, tool: str, own: int | None = None) -> int:
+        """Return how many bytes of a result the model gets at most.
+
+        Args:
+            tool: the name of the tool.
+            own: what the tool itself says; what `tools` says about it goes first.
+        """
+        limits = self.tools.get(tool)
+        given = None if limits is None else limits.max_output_bytes
+        return given or own or self.max_output_bytes
 
     def settings(self, on_unknown: Literal["ask", "tell_model"], call_tokens: int = 0) -> SessionSettings:
         """Return the part that the pure core decides by.

@@ -156,6 +156,11 @@ class Session(NamedTuple):
         """What the session waits for a person to answer."""
         return self.turn.requests if self.turn else ()
 
+    @property
+    def open_calls(self) -> Sequence[CallState]:
+        """The calls of the open batch."""
+        return self.turn.batch.calls if self.turn is not None and self.turn.batch is not None else ()
+
     def messages(self) -> Sequence[Message]:
         """Return the conversation as a model provider accepts it: every call with a result, whatever the state."""
         if self.turn is None or self.turn.batch is None:

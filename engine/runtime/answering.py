@@ -3,7 +3,6 @@
 May import core, ports, tools and its neighbours. Must never do I/O.
 """
 
-from datetime import datetime
 from typing import Required, TypedDict
 
 from ..core.arguments import json_text
@@ -78,13 +77,6 @@ def with_due_times(parts: Parts, plans: tuple[PlannedCall, ...]) -> tuple[Planne
     )
 
 
-def seconds_left(parts: Parts, request: Request) -> float | None:
-    """Return how long, in seconds, a request may still be answered; None for as long as it takes."""
-    if request.expires_at is None:
-        return None
-    return datetime.fromisoformat(request.expires_at).timestamp() - parts.clock.time_ns() / 1e9
-
-
 def with_plan(parts: Parts, session: Session, event: UserAnswered) -> UserAnswered:
     """Return the answer with what was decided about the arguments that it changes.
 
@@ -110,9 +102,7 @@ def with_plan(parts: Parts, session: Session, event: UserAnswered) -> UserAnswer
 
 
 def _call_of(session: Session, request: Request) -> CallState:
-    turn = session.turn
-    assert turn is not None
-    for call in turn.batch.calls if turn.batch is not None else ():
+    for call in session.open_calls:
         if call.call.id == request.call_id:
             return call
     raise InvalidEvent(f"request {request.id!r} is about no call: there are no arguments to change")

@@ -86,7 +86,7 @@ class BatchRunner:
             asked = await self._commit_mail()
             if self._ledger.session.state not in (State.EXECUTING_TOOLS, State.WAITING_FOR_USER):
                 return asked
-            self._inlet.watch(effect.request for effect in asked if isinstance(effect, AskUser))
+            self._inlet.mind()
             self._accept(asked)
             self._ask(asked)
 
@@ -137,7 +137,7 @@ class BatchRunner:
         logger.error("a tool does not end when it is cancelled", session=self._ledger.session.id, call=name)
 
     def _accept(self, effects: Sequence[KnownEffect]) -> None:
-        calls = {call.call.id: call for call in self._open_calls()}
+        calls = {call.call.id: call for call in self._ledger.session.open_calls}
         for effect in effects:
             if isinstance(effect, RunTool):
                 call = calls[effect.call_id]
@@ -157,10 +157,6 @@ class BatchRunner:
         finally:
             self._ended(call.call.id, scope)
             self._mail.ring()
-
-    def _open_calls(self) -> Sequence[CallState]:
-        turn = self._ledger.session.turn
-        return turn.batch.calls if turn is not None and turn.batch is not None else ()
 
     def _may_start(self, call: CallState) -> bool:
         """Whether a call has its place. Where the engine has none free, it waits for one by its priority."""
@@ -254,7 +250,7 @@ class BatchRunner:
     async def _ask_approver(self, request: Request, scope: anyio.CancelScope) -> None:
         approver = self._parts.approver
         assert approver is not None
-        call = next(call.call for call in self._open_calls() if call.call.id == request.call_id)
+        call = next(call.call for call in self._ledger.session.open_calls if call.call.id == request.call_id)
         answer = None
         try:
             with scope:

@@ -16,10 +16,11 @@ from functools import partial
 
 import anyio
 
-from ..core.effects import AskUser, CallModel, KnownEffect, PrepareContext, Recover
+from ..core.effects import CallModel, KnownEffect, PrepareContext, Recover
 from ..core.events import (
     Faulted,
     KnownEvent,
+    LateResult,
     PromptReceived,
     Resumed,
     ShutdownRequested,
@@ -27,12 +28,12 @@ from ..core.events import (
     ToolRetried,
     TurnCancelled,
 )
-from ..core.session import CallState, Session
+from ..core.session import Session
 from ..core.values import Fault, Outcome, Prompt, State
 from ..errors import EngineClosed, InboxFull, InvalidEvent, JournalError, SessionBusy
 from ..log import logger
 from ..replay.turns import call_results
-from .asking import Alarm, Asking, call_model, recover, remember
+from .asking import Asking, call_model, recover, remember
 from .batch import BatchRunner
 from .broadcast import Broadcast
 from .crew import Crew
@@ -68,7 +69,7 @@ class Driver:
         asking: what the engine is made of, and the gate before its model.
         ledger: the session and its journal, loaded.
         broadcast: where records and notices go.
-        crew: runs tools that run side by side, and the alarm of a parked turn.
+        crew: runs tools that run side by side, and the alarms of questions.
     """
 
     def __init__(self, asking: Asking, ledger: Ledger, broadcast: Broadcast, crew: Crew) -> None:
@@ -91,7 +92,6 @@ class Driver:
         asked = [request for request in ledger.session.pending if request.not_before is None]
         self._owes_questions = parts.approver is not None and bool(asked)
         self._system = last_system(ledger.session)
-        self._alarm = Alarm(parts.clock, crew, self.inlet.answer)
         self._closed = False
         self._turn_ns = parts.clock.monotonic_ns()
 
@@ -152,10 +152,13 @@ class Driver:
         async with self._lock:
             return await self._drive(_Entry(lambda: (event,)))
 
-    async def note(self, event: KnownEvent) -> None:
-        """Commit an event that moves nothing, while no drive runs."""
+    async def note(self, find: Callable[[], Sequence[KnownEvent]]) -> None:
+        """Commit events that move nothing, as they are found when no drive runs."""
         async with self._lock:
-            await self.ledger.commit([event])
+            if self.ledger.shaken:
+                await self._mend()
+            if events := find():
+                await self.ledger.commit(events)
 
     async def resume(self) -> TurnResult:
         """Go on with a turn that a crash, a shutdown or a failing journal interrupted."""
@@ -171,6 +174,7 @@ class Driver:
         elif self.session.turn is not None and self.session.state is not State.SHUTDOWN:
             async with self._lock:
                 await self._end_turn(event)
+                self.inlet.rest()
 
     async def drain(self, event: ShutdownRequested) -> None:
         """End the open turn with `event` where nothing that has started is unfinished; return when that is durable."""
@@ -202,14 +206,15 @@ class Driver:
     async def close(self) -> None:
         """Refuse further work and give the session's journal up. The turn must have been stopped before."""
         self._closed = True
-        self._alarm.stop()
-        await self.ledger.release()
+        try:
+            await self.inlet.close()
+        finally:
+            await self.ledger.release()
 
     def watch(self) -> None:
         """Mind the times of what an earlier engine left open, and those that it was told for the gate."""
-        self.inlet.watch(self.session.pending)
         remember(self._asking, self.session)
-        self._alarm.set(self.session.pending)
+        self.inlet.mind()
 
     def refuse_prompts(self) -> None:
         """Let the prompts that still wait for their turn fail with `EngineClosed`."""
@@ -249,7 +254,6 @@ class Driver:
                 if entry is not None:
                     self._let_in(entry)
                     await self._to_rest(entry.events)
-            self._alarm.set(self.session.pending)
             return self.result()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
@@ -257,9 +261,11 @@ class Driver:
             raise
         finally:
             self._scope = self._stop = self._fault = None
-            self._refuse_mail()
+            if not self.ledger.shaken:
+                self._finished_in_mail()
             self._driving.set()
             self._driving = None
+            self.inlet.rest()
 
     def _let_in(self, entry: _Entry) -> None:
         """Make sure that the session may still take an event from outside, and tell who waits for that."""
@@ -298,7 +304,7 @@ class Driver:
             if self._drain is not None:
                 await self.inlet.commit([self._drain])
                 return
-            self.inlet.watch(effect.request for effect in effects if isinstance(effect, AskUser))
+            self.inlet.mind()
             state = self.session.state
             asks = state is State.WAITING_FOR_USER and self.parts.approver is not None
             if state is State.EXECUTING_TOOLS or asks:
@@ -328,13 +334,16 @@ class Driver:
     async def _unfinished(self) -> Sequence[KnownEvent]:
         """Return how an interrupted turn goes on, after finding out what a failed append left."""
         if self.ledger.shaken:
-            outcomes = [*await self.ledger.mend(), *self._finished_in_mail()]
-            if outcomes:
-                await self.ledger.commit(outcomes)
+            await self._mend()
         if not self.unfinished:
             return ()
         self._owes_questions = False
         return (Resumed(probes=await probe_started(self.parts, self.session, self.broadcast.notice)),)
+
+    async def _mend(self) -> None:
+        """Find out what a failed append left, and write first what is known."""
+        if outcomes := [*await self.ledger.mend(), *self._finished_in_mail()]:
+            await self.ledger.commit(outcomes)
 
     def _opening(self, prompt: Prompt) -> Sequence[KnownEvent]:
         self._turn_ns = self.parts.clock.monotonic_ns()
@@ -359,39 +368,30 @@ class Driver:
         """
         try:
             with anyio.CancelScope(shield=True):
-                finished = self._finished_in_mail()
                 if self.ledger.shaken:
-                    outcomes = [*await self.ledger.mend(), *finished]
-                    finished = []
-                    if outcomes:
-                        await self.ledger.commit(outcomes)
+                    await self._mend()
+                finished = self._finished_in_mail()
                 if self.session.turn is None or self.session.state is State.SHUTDOWN:
                     return
                 if isinstance(event, TurnCancelled):
                     finished = self._endings(event.reason or "cancelled", finished)
-                await self.ledger.commit([*finished, event])
+                await self.ledger.commit([*finished, *self.inlet.late_results(), event])
         except (JournalError, SessionBusy):
             # The turn stays open where the journal ends; the next use of the session goes on from there.
             logger.exception("the end of a turn could not be journaled", session=self.session.id)
 
     def _endings(self, reason: str, finished: Sequence[KnownEvent]) -> list[KnownEvent]:
-        return endings(self._open_calls(), finished, reason, self._desk.left_behind)
+        return endings(self.session.open_calls, finished, reason, self._desk.left_behind)
 
     def _finished_in_mail(self) -> list[KnownEvent]:
-        """Take the ends that tools have posted and nobody has committed."""
-        running = {call.call.id for call in self._open_calls() if call.runs}
+        """Take the ends that tools have posted and nobody has committed; refuse what else was."""
+        running = {call.call.id for call in self.session.open_calls if call.runs}
         ends: list[KnownEvent] = []
         for event, ack in self._mail.take():
             if isinstance(event, ToolFinished | ToolRetried) and event.call_id in running:
                 ends.append(event)
+            elif isinstance(event, LateResult):
+                self.inlet.keep(event)
             elif ack is not None:
                 ack.settle(InvalidEvent("the turn ended before the answer could be taken"))
         return ends
-
-    def _refuse_mail(self) -> None:
-        if not self.ledger.shaken:
-            self._finished_in_mail()
-
-    def _open_calls(self) -> Sequence[CallState]:
-        turn = self.session.turn
-        return turn.batch.calls if turn is not None and turn.batch is not None else ()

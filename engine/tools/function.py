@@ -33,7 +33,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from typing_extensions import TypedDict as DynamicTypedDict, Unpack
 
-from ..core.limits import MIN_OUTPUT_BYTES
+from ..core.budgets import MIN_OUTPUT_BYTES
 from ..core.values import JsonObject, ToolEffect, ToolSpec, ToolStatus, check_id
 from ..errors import EncodingError, EngineClosed, InvalidId, ToolDefinitionError
 from ..ports import OnFailure, ToolContext, ToolOptions, ToolOutput

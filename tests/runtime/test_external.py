@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import pytest
@@ -13,18 +13,9 @@ from engine.errors import InvalidEvent
 from engine.journal import MemoryJournal
 from engine.models import ScriptedModel
 from engine.ports import Answer, Journal
-from engine.testing.scheduling import virtual_time
-from tests.runtime.scenes import Verdicts, call, calls, check_closed, check_sound, history
-from tests.runtime.test_dwell import LoopClock
+from tests.runtime.scenes import Verdicts, VirtualClock, call, calls, check_closed, check_sound, history
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """Let no timer take time."""
-    backend: Literal["asyncio", "trio"] = request.param
-    return virtual_time(backend)
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 
 @tool(external=True)
@@ -52,7 +43,7 @@ async def look() -> str:
 
 
 def opened(*replies: ModelReply | str, **parts: Any) -> Engine:
-    parts = {"tools": [ship, measure, weld, look], "clock": LoopClock(), **parts}
+    parts = {"tools": [ship, measure, weld, look], "clock": VirtualClock(), **parts}
     return Engine(model=ScriptedModel([*replies, "done"]), **parts)
 
 

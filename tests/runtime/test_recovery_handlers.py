@@ -18,17 +18,12 @@ from engine.models import FunctionModel
 from engine.ports import RecoveryHandler
 from engine.replay import verify
 from engine.runtime.parts import EngineSettings
-from engine.testing.scheduling import virtual_time
 
-from .test_asking import VirtualClock
+from .scenes import VirtualClock
+
+pytestmark = pytest.mark.virtual_time
 
 AGAIN = RecoveryPlan(action="resume", resume=State.GENERATING_RESPONSE)
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """Run every test here once on each event loop, in virtual time."""
-    return virtual_time(request.param)
 
 
 class Failing:
