@@ -42,12 +42,12 @@ every_scene = pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.n
 Interrupt = Callable[[Scene, Session, int], Awaitable[bool]]
 
 
-async def check_every_step(scene: Scene, interrupt: Interrupt, slow: bool = False) -> None:
+async def check_every_step(scene: Scene, interrupt: Interrupt, journals: Callable[[], Journal] = MemoryJournal) -> None:
     """Interrupt the scene at step 1, 2, 3 … until it ends untouched, and check everything after each."""
     before = {task.id for task in anyio.get_running_tasks()}
     for step in count(1):
         assert step < MOST_STEPS
-        journal = YieldingJournal(MemoryJournal()) if slow else MemoryJournal()
+        journal = journals()
         limits = Limits(max_concurrent_tools=1 + step % 3, backoff_base_s=0)
         policy = Verdicts(ask="ask")
         tools = World(journal).tools()
@@ -59,6 +59,11 @@ async def check_every_step(scene: Scene, interrupt: Interrupt, slow: bool = Fals
         assert {task.id for task in anyio.get_running_tasks()} <= before
         if not reached:
             return
+
+
+def slow() -> Journal:
+    """Return a journal that takes its time."""
+    return YieldingJournal(MemoryJournal())
 
 
 async def check_usable(session: Session, journal: Journal) -> None:
@@ -117,14 +122,14 @@ async def test_f1_m11_cancelled_scope_leaves_terminal_records(scene: Scene) -> N
 @every_scene
 async def test_f1_m11_cancellation_around_an_append_loses_nothing(scene: Scene) -> None:
     """A journal that takes its time can be cancelled right before and right after each append: the same holds."""
-    await check_every_step(scene, by_scope, slow=True)
+    await check_every_step(scene, by_scope, slow)
 
 
 @every_scene
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_f1_m11_native_cancellation_around_an_append_loses_nothing(scene: Scene) -> None:
     """The same with asyncio's own cancellation, which no shield of anyio holds off."""
-    await check_every_step(scene, by_task, slow=True)
+    await check_every_step(scene, by_task, slow)
 
 
 @every_scene
