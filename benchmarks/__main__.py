@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TypeAlias
 
-from . import append, growth, import_time, lag, opening, rate, replay, sessions, step, turn, workers
+from . import append, growth, guards, import_time, lag, opening, rate, replay, sessions, step, turn, workers
 from .numbers import FULL, NORMAL, QUICK, Effort, Result, WrongResult
 from .report import Run, as_json, as_text, load, versions
 
@@ -25,6 +25,7 @@ BENCHMARKS: Mapping[str, Measure] = {
     "step": step.measure,
     "append": append.measure,
     "turn": turn.measure,
+    "guards": guards.measure,
     "growth": growth.measure,
     "open": opening.measure,
     "replay": replay.measure,

@@ -40,6 +40,8 @@ GOALS: tuple[Goal, ...] = (
     Goal("turn.durable.ram.cpu_ratio", "the same by processor time", 12, 4),
     Goal("turn.durable.ram.commits", "commits a standard turn", None, 8),
     Goal("turn.durable.ram.bytes_above_content", "bytes a record above 1.5 × content", None, 300),
+    Goal("guards.default.cpu_share", "guards of an engine as it comes, share of a turn's overhead", 0.25, 0.15),
+    Goal("guards.all.cpu_share", "the same with every guard switched on", None, 0.25),
     Goal("growth.turn_2000.cpu_ratio", "a turn at turn 2,000, × at turn 20", 1.2, 1.1),
     Goal("growth.turn_10000.cpu_ratio", "a turn at turn 10,000, × at turn 20", None, 1.1),
     Goal("open.for_10000_turns.wall", "open a session of 10,000 turns, s", 2, 2),

@@ -35,7 +35,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", "0")))
-        self.script.seen(self, body)(self)
+        try:
+            self.script.seen(self, body)(self)
+        except (BrokenPipeError, ConnectionResetError):
+            # The client hung up while it was being answered.
+            self.script.left.set()
+            self.close_connection = True
 
     do_GET = do_POST
 

@@ -53,8 +53,13 @@ async def triggers(engine: Engine, session: str) -> list[str]:
 @pytest.mark.anyio
 async def test_f20_v24_d8_fifty_sessions_on_one_429() -> None:
     """50 sessions start at once, the first volley is told to wait 2 s: at most 55 requests, none too early."""
+    await check_fifty_sessions("provider#1")
+
+
+async def check_fifty_sessions(key: str | None) -> None:
+    """Let 50 sessions meet one refusal of a provider whose quota has this name, and count requests."""
     began = anyio.current_time()
-    model = Metered(lambda _: limited(2.0) if anyio.current_time() < began + 2 else None)
+    model = Metered(lambda _: limited(2.0) if anyio.current_time() < began + 2 else None, key)
     outcomes: list[Outcome] = []
 
     async def ask(engine: Engine, number: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 import threading
 from pathlib import Path
@@ -385,6 +387,31 @@ async def test_a14_model_calls_have_a_lane() -> None:
                 for number in range(4):
                     group.start_soon(ask, f"s{number}")
     assert crowd.most == 1
+
+
+async def test_a14_pressure_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """When more calls wait than `queue_alert`, and again when they are half as many, the log says so once."""
+    free = anyio.Event()
+
+    @tool(effect="read")
+    async def look() -> str:
+        await free.wait()
+        return "seen"
+
+    model = ScriptedModel([calls(*["look"] * 6), "done"])
+    settings = EngineSettings(lanes=LaneLimits(query=1, queue_alert=2))
+    caplog.set_level(logging.WARNING, "engine")
+    async with Engine(model=model, tools=[look], settings=settings, limits=Limits(max_concurrent_tools=6)) as engine:
+        session = await engine.open("s")
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.ask, "go")
+            await anyio.wait_all_tasks_blocked()
+            said = [json.loads(record.getMessage())["event"] for record in caplog.records]
+            assert said == ["many calls wait for a place"]
+            free.set()
+        said = [json.loads(record.getMessage())["event"] for record in caplog.records]
+        assert said == ["many calls wait for a place", "fewer calls wait for a place"]
+        assert session.turns[-1].outcome is Outcome.COMPLETED
 
 
 async def test_f1_a14_cancelled_at_any_step_no_place_is_lost() -> None:
