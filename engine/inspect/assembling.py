@@ -8,6 +8,7 @@ version. Must never read a journal.
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from base64 import b64encode
@@ -21,6 +22,9 @@ from ..core.values import JsonObject
 
 SCRIPTS = ("dom", "store", "filter", "list", "detail", "timeline", "diagram", "summary", "main")
 """The page's scripts, in the order in which they are put together."""
+
+PACKED_FROM_CHARS = 2_000_000
+"""A history of so much JSON is handed to the page compressed; a smaller one can be read in the file."""
 
 _SLOT = re.compile(r"\{([a-z]+)\}")
 
@@ -43,7 +47,7 @@ def page(head: JsonObject, records: JsonObject, *, live: bool = False) -> str:
     slots = {
         "policy": policy, "title": f"{session}, agent-engine", "style": style, "source": escape(str(head["source"])),
         "session": session, "version": __version__, "head": _inert({**head, "live": live}),
-        "records": _inert(records), "script": script,
+        "records": _packed(_inert(records)), "script": script,
     }  # fmt: skip
     # In one pass: what fills one slot is never looked at for another.
     return _SLOT.sub(lambda match: slots[match[1]], _source("page.html"))
@@ -54,10 +58,17 @@ def _inert(value: JsonObject) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
+def _packed(text: str) -> str:
+    """Return JSON as it is, or within JSON that holds it compressed: a browser reads that several times faster."""
+    if len(text) < PACKED_FROM_CHARS:
+        return text
+    return json.dumps({"gzip": b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode("ascii")})
+
+
 @cache
 def _script() -> str:
     parts = "\n".join(_source(f"{name}.js") for name in SCRIPTS)
-    return f'"use strict";\n(() => {{\n{parts}}})();\n'
+    return f'"use strict";\n(async () => {{\n{parts}}})();\n'
 
 
 @cache

@@ -139,6 +139,11 @@ class Encoder:
         while True:
             yield self._feed.pop()
 
+    @property
+    def seq(self) -> int:
+        """The sequence of the last record that was encoded; 0 before the first."""
+        return 0 if self._last is None else self._last.seq
+
     def new_words(self) -> JsonObject:
         """Return the words of each vocabulary that were not in a chunk yet."""
         return {name: [*words.new()] for name, words in self._words.items()}
@@ -193,7 +198,7 @@ class _Chunk:
 
     def as_json(self, encoder: Encoder) -> JsonObject:
         return {
-            "count": len(self.at), "at": "\n".join(self.at), "mono": [*self.mono], "step_us": [*self.step_us],
+            "first": encoder.seq - len(self.at) + 1, "count": len(self.at), "at": "\n".join(self.at), "mono": [*self.mono], "step_us": [*self.step_us],
             "hashes": "".join(self.hashes), "trigger": [*self.trigger], "moves": [*self.moves], "turn": [*self.turn],
             "call": [*self.call], "mark": [*self.mark], "status": [*self.status], "took_us": [*self.took_us],
             "words": "\n".join(self.words), "events": "\n".join(self.events), "changes": "\n".join(self.changes),

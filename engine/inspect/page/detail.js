@@ -50,6 +50,7 @@ function makeDetail(store) {
     ].filter(([, value]) => value !== "");
     return [
       h("dl", { class: "facts" }, facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+      ...said(p),
       h("h3", {}, "Event"), jsonView(store.event(p)),
       h("h3", {}, "Effects"), store.effects(p).length ? jsonView(store.effects(p)) : h("p", { class: "none" }, "none"),
     ];
@@ -129,6 +130,15 @@ function makeDetail(store) {
     return Object.entries(call.arguments ?? {}).map(([name, value]) => `${name}=${JSON.stringify(value)}`).join(", ");
   }
 
+  // The text that a tool or the model gave, as it reads: JSON in it is laid out.
+  function said(p) {
+    const event = store.event(p);
+    const text = event.content ?? event.reply?.text ?? event.messages?.at(-1)?.text;
+    if (!text) return [];
+    const data = /^[[{]/.test(text) ? parsedJson(text) : undefined;
+    return [h("h3", {}, "Text"), data === undefined ? h("p", { class: "said" }, text) : jsonView(data)];
+  }
+
   function broken() {
     return h("p", { class: "broken", role: "alert" },
       `The history does not hold from record ${store.broken.seq} on: ${store.broken.text}`);
@@ -144,6 +154,16 @@ function makeDetail(store) {
   });
   for (const name of TABS) byId(`tab-${name}`).addEventListener("click", () => detail.open(name));
   return detail;
+}
+
+// What a text holds as JSON; undefined where it is none.
+function parsedJson(text) {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
 }
 
 // The text of a pytest test. Everything foreign in it is a literal: JSON strings of ASCII are Python strings as well.

@@ -33,22 +33,36 @@ function applyFilter(store, text) {
 function fieldHits(store, key, value) {
   const hit = new Uint8Array(store.count);
   const wanted = value.toLowerCase();
-  const test = {
-    tool: indexTest(store.tools, wanted, (p) => (store.call[p] < 0 ? -1 : store.calls[store.call[p]][1])),
-    state: (p) => store.dest(p) === wanted,
-    trigger: indexTest(store.triggers, wanted, (p) => store.trigger[p]),
-    status: (p) => store.statusOf(p) === wanted,
-    turn: (p) => String(store.turn[p]) === wanted,
-    call: (p) => store.call[p] >= 0 && store.calls[store.call[p]][0].toLowerCase() === wanted,
-    is: (p) => store.markOf(p) === wanted,
-  }[key];
-  for (let p = 0; p < hit.length; p++) hit[p] = test(p) ? 1 : 0;
-  return hit;
+  const places = (names) => new Set(names.flatMap((name, place) => (name.toLowerCase() === wanted ? [place] : [])));
+  const mark = (column, found) => {
+    for (let p = 0; p < hit.length; p++) if (found.has(column[p])) hit[p] = 1;
+    return hit;
+  };
+  const states = store.head.states;
+  switch (key) {
+    case "tool":
+      return mark(store.call, callsOf(store, places(store.tools)));
+    case "call":
+      return mark(store.call, new Set(store.calls.flatMap(([id], place) => (id.toLowerCase() === wanted ? [place] : []))));
+    case "state":
+      return mark(store.moves, new Set(Array.from({ length: states.length ** 2 }, (_, move) => move)
+        .filter((move) => states[move % states.length] === wanted)));
+    case "trigger":
+      return mark(store.trigger, places(store.triggers));
+    case "status":
+      return mark(store.status, places(store.head.statuses));
+    case "turn":
+      return mark(store.turn, new Set(/^(0|[1-9][0-9]*)$/.test(value) ? [Number(value)] : []));
+    default:
+      return mark(store.mark, places(store.head.marks));
+  }
 }
 
-function indexTest(names, wanted, indexOf) {
-  const wantedIndex = names.findIndex((name) => name.toLowerCase() === wanted);
-  return wantedIndex < 0 ? () => false : (p) => indexOf(p) === wantedIndex;
+// The calls whose tool is one of these.
+function callsOf(store, tools) {
+  const found = new Set();
+  store.calls.forEach((call, place) => tools.has(call[1]) && found.add(place));
+  return found;
 }
 
 function wordHits(store, word) {

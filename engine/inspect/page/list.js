@@ -3,12 +3,19 @@
 
 const ROW = 30;
 const SPARE = 8;
+const MOST_PRINTED = 2000;
+const [RECORD, TURN, CALL] = [0, 1, 2];
+const KINDS = ["record", "turn", "call"];
 
 function makeList(store, { onSelect }) {
   const view = byId("rows");
   const sheet = byId("sheet");
-  const list = { places: [], rows: [], selected: -1, grouped: true };
-  const closed = new Set();
+  const list = { places: [], length: 0, selected: -1, grouped: true };
+  const closed = { [TURN]: new Set(), [CALL]: new Set() };
+  // Row by row: what it is (a record, a turn, a call), which one, and how deep it stands.
+  let kinds = new Uint8Array(0);
+  let refs = new Int32Array(0);
+  let levels = new Uint8Array(0);
   let rowOf = new Int32Array(0);
   let active = -1;
 
@@ -27,8 +34,8 @@ function makeList(store, { onSelect }) {
   list.select = (p, { quiet = false } = {}) => {
     list.selected = p;
     if (p >= 0 && rowOf[p] < 0) {
-      closed.delete(`turn ${store.turn[p]}`);
-      closed.delete(`call ${store.call[p]}`);
+      closed[TURN].delete(store.turn[p]);
+      closed[CALL].delete(store.call[p]);
       build();
     }
     active = rowOfPlace(p);
@@ -36,108 +43,105 @@ function makeList(store, { onSelect }) {
     if (!quiet) onSelect(p);
   };
 
-  list.refresh = () => paint();
-
   function rowOfPlace(p) {
     return p >= 0 && p < rowOf.length ? rowOf[p] : -1;
   }
 
   function build() {
-    const rows = [];
+    const most = list.places.length + store.turns.length + store.calls.length;
+    [kinds, refs, levels] = [new Uint8Array(most), new Int32Array(most), new Uint8Array(most)];
     rowOf = new Int32Array(store.count).fill(-1);
-    const put = (row) => rows.push(row);
-    const record = (p, level) => {
-      rowOf[p] = rows.length;
-      put({ kind: "record", p, level });
-    };
-    if (list.grouped) {
-      for (let i = 0; i < list.places.length; ) i = putTurn(i, put, record);
-    } else {
-      for (const p of list.places) record(p, 1);
-    }
-    list.rows = rows;
+    list.length = 0;
+    if (list.grouped) putGroups();
+    else for (const p of list.places) put(RECORD, p, 1);
     active = rowOfPlace(list.selected);
-    sheet.style.height = `${rows.length * ROW}px`;
+    sheet.style.height = `${list.length * ROW}px`;
     paint();
   }
 
-  function putTurn(from, put, record) {
-    const number = store.turn[list.places[from]];
-    let to = from;
-    while (to < list.places.length && store.turn[list.places[to]] === number) to++;
-    const places = list.places.slice(from, to);
-    if (number === 0) {
-      for (const p of places) record(p, 1);
-      return to;
-    }
-    const key = `turn ${number}`;
-    put({ kind: "turn", key, number, level: 1, size: places.length });
-    if (closed.has(key)) return to;
+  function put(kind, ref, level) {
+    if (kind === RECORD) rowOf[ref] = list.length;
+    kinds[list.length] = kind;
+    refs[list.length] = ref;
+    levels[list.length++] = level;
+  }
+
+  // A turn is a group, and so is a call that has several records here; it stands where the first of them does.
+  function putGroups() {
     const ofCall = new Map();
-    for (const p of places) if (store.call[p] >= 0) ofCall.set(store.call[p], [...(ofCall.get(store.call[p]) ?? []), p]);
-    for (const p of places) {
+    for (const p of list.places) {
+      if (store.call[p] < 0) continue;
       const group = ofCall.get(store.call[p]);
-      if (!group || group.length === 1) record(p, 2);
+      if (group) group.push(p);
+      else ofCall.set(store.call[p], [p]);
+    }
+    let turn = 0;
+    for (const p of list.places) {
+      if (store.turn[p] !== turn) {
+        turn = store.turn[p];
+        if (turn) put(TURN, turn, 1);
+      }
+      if (closed[TURN].has(turn)) continue;
+      const group = ofCall.get(store.call[p]);
+      if (!group || group.length === 1) put(RECORD, p, turn ? 2 : 1);
       else if (group[0] === p) {
-        const callKey = `call ${store.call[p]}`;
-        put({ kind: "call", key: callKey, call: store.call[p], last: group.at(-1), level: 2, size: group.length });
-        if (!closed.has(callKey)) for (const q of group) record(q, 3);
+        put(CALL, store.call[p], 2);
+        if (!closed[CALL].has(store.call[p])) for (const q of group) put(RECORD, q, 3);
       }
     }
-    return to;
   }
 
   // --- painting -------------------------------------------------------------------------------------------------------
 
   function paint(everything = false) {
     const first = everything ? 0 : Math.max(0, Math.floor(view.scrollTop / ROW) - SPARE);
-    const fit = Math.ceil(view.clientHeight / ROW) + 2 * SPARE;
-    const last = everything ? Math.min(list.rows.length, 2000) : Math.min(list.rows.length, first + fit);
+    const fit = everything ? MOST_PRINTED : Math.ceil(view.clientHeight / ROW) + 2 * SPARE;
+    const last = Math.min(list.length, first + fit);
     const made = [];
-    for (let index = first; index < last; index++) made.push(element(list.rows[index], index));
+    for (let index = first; index < last; index++) made.push(element(index));
     sheet.replaceChildren(...made);
     if (active >= first && active < last) view.setAttribute("aria-activedescendant", `row-${active}`);
     else view.removeAttribute("aria-activedescendant");
-    byId("nothing").hidden = list.rows.length > 0;
+    byId("nothing").hidden = list.length > 0;
   }
 
-  function element(row, index) {
+  function element(index) {
+    const [kind, ref] = [kinds[index], refs[index]];
     const made = h("div", {
-      class: `row ${row.kind} level-${row.level}`, role: "treeitem", id: `row-${index}`, "aria-level": row.level,
-      "aria-posinset": index + 1, "aria-setsize": list.rows.length, "aria-selected": String(index === active),
-      "aria-expanded": row.kind === "record" ? null : String(!closed.has(row.key)), "data-row": index,
-    }, ...{ turn: turnCells, call: callCells, record: recordCells }[row.kind](row));
+      class: `row ${KINDS[kind]} level-${levels[index]}`, role: "treeitem", id: `row-${index}`,
+      "aria-level": levels[index], "aria-posinset": index + 1, "aria-setsize": list.length,
+      "aria-selected": String(index === active), "data-row": index, "data-seq": kind === RECORD ? ref + 1 : null,
+      "aria-expanded": kind === RECORD ? null : String(!closed[kind].has(ref)),
+    }, ...[recordCells, turnCells, callCells][kind](ref));
     made.style.top = `${index * ROW}px`;
-    if (row.kind === "record") made.dataset.seq = row.p + 1;
     const mine = list.selected >= 0 && store.call[list.selected] >= 0;
-    if (mine && row.kind === "record" && store.call[row.p] === store.call[list.selected]) made.classList.add("kin");
+    if (mine && kind === RECORD && store.call[ref] === store.call[list.selected]) made.classList.add("kin");
     return made;
   }
 
-  function turnCells(row) {
-    const turn = store.turns[row.number - 1];
+  function turnCells(number) {
+    const turn = store.turns[number - 1];
     const facts = [turn.calls ? plural(turn.calls, "call") : "", duration(turn.us)].filter(Boolean).join(" · ");
     return [
       h("span", { class: "twist", "aria-hidden": "true" }),
       h("span", { class: `dot ${turn.mark}`, title: turn.mark }),
-      h("span", { class: "name" }, `Turn ${row.number}`),
+      h("span", { class: "name" }, `Turn ${number}`),
       h("span", { class: "words" }, turn.words),
       h("span", { class: "time" }, facts),
     ];
   }
 
-  function callCells(row) {
-    const took = store.took_us[row.last];
+  function callCells(call) {
+    const last = store.lastOf(call);
     return [
       h("span", { class: "twist", "aria-hidden": "true" }),
-      h("span", { class: `dot ${store.markOf(row.last)}`, title: spoken(store.statusOf(row.last) || "open") }),
-      h("span", { class: "words" }, store.calls[row.call][2]),
-      h("span", { class: "time" }, took ? duration(took) : plural(row.size, "record")),
+      h("span", { class: `dot ${store.markOf(last)}`, title: spoken(store.statusOf(last) || "open") }),
+      h("span", { class: "words" }, store.calls[call][2]),
+      h("span", { class: "time" }, store.took_us[last] ? duration(store.took_us[last]) : ""),
     ];
   }
 
-  function recordCells(row) {
-    const p = row.p;
+  function recordCells(p) {
     return [
       h("span", { class: "seq" }, String(p + 1)),
       h("span", { class: `state ${store.dest(p)}`, title: `leads to ${spoken(store.dest(p))}` }),
@@ -159,21 +163,21 @@ function makeList(store, { onSelect }) {
   // --- moving ---------------------------------------------------------------------------------------------------------
 
   function go(index) {
-    if (!list.rows.length) return;
-    active = Math.max(0, Math.min(list.rows.length - 1, index));
-    const row = list.rows[active];
-    if (row.kind === "record") {
-      list.selected = row.p;
-      onSelect(row.p);
+    if (!list.length) return;
+    active = Math.max(0, Math.min(list.length - 1, index));
+    if (kinds[active] === RECORD) {
+      list.selected = refs[active];
+      onSelect(list.selected);
     }
     reveal(active);
   }
 
+  const isGroup = (index) => index >= 0 && kinds[index] !== RECORD;
+  const isOpen = (index) => !closed[kinds[index]].has(refs[index]);
+
   function setOpen(index, open) {
-    const row = list.rows[index];
-    if (row?.kind === "record" || !row) return;
-    if (open) closed.delete(row.key);
-    else closed.add(row.key);
+    if (open) closed[kinds[index]].delete(refs[index]);
+    else closed[kinds[index]].add(refs[index]);
     build();
     active = index;
     reveal(active);
@@ -181,7 +185,7 @@ function makeList(store, { onSelect }) {
 
   function parentOf(index) {
     let at = index - 1;
-    while (at >= 0 && list.rows[at].level >= list.rows[index].level) at--;
+    while (at >= 0 && levels[at] >= levels[index]) at--;
     return at;
   }
 
@@ -194,15 +198,13 @@ function makeList(store, { onSelect }) {
     PageDown: () => go(active + page()),
     PageUp: () => go(active - page()),
     Home: () => go(0),
-    End: () => go(list.rows.length - 1),
+    End: () => go(list.length - 1),
     ArrowLeft: () => {
-      const row = list.rows[active];
-      if (row && row.kind !== "record" && !closed.has(row.key)) setOpen(active, false);
-      else if (row && parentOf(active) >= 0) go(parentOf(active));
+      if (isGroup(active) && isOpen(active)) setOpen(active, false);
+      else if (active >= 0 && parentOf(active) >= 0) go(parentOf(active));
     },
     ArrowRight: () => {
-      const row = list.rows[active];
-      if (row && row.kind !== "record" && closed.has(row.key)) setOpen(active, true);
+      if (isGroup(active) && !isOpen(active)) setOpen(active, true);
       else go(active + 1);
     },
     Enter: () => byId("tab-record").focus(),
@@ -218,8 +220,8 @@ function makeList(store, { onSelect }) {
   view.addEventListener("click", (event) => {
     const index = Number(event.target.closest("[data-row]")?.dataset.row ?? -1);
     if (index < 0) return;
-    if (list.rows[index].kind === "record") go(index);
-    else setOpen(index, closed.has(list.rows[index].key));
+    if (isGroup(index)) setOpen(index, !isOpen(index));
+    else go(index);
   });
   new ResizeObserver(() => paint()).observe(view);
   window.addEventListener("beforeprint", () => paint(true));

@@ -1,8 +1,7 @@
 // Puts the page together: reads the data, wires the parts, keeps the address in step, and takes what comes in live.
 
-const read = (id) => JSON.parse(byId(id).textContent);
-const store = makeStore(read("head"));
-store.append(read("records"));
+const store = makeStore(JSON.parse(byId("head").textContent));
+store.append(await unpacked(JSON.parse(byId("records").textContent)));
 
 const list = makeList(store, { onSelect: (p) => chosen(p) });
 const detail = makeDetail(store);
@@ -148,8 +147,11 @@ function follow() {
   source.addEventListener("open", () => (told.textContent = "live"));
   source.addEventListener("error", () => (told.textContent = "reconnecting"));
   source.addEventListener("chunk", (event) => {
+    const chunk = JSON.parse(event.data);
+    // A connection that was lost begins again where it stopped; what is here already is passed over.
+    if (chunk.first !== store.count + 1) return;
     const atEnd = list.selected === store.count - 1;
-    store.append(JSON.parse(event.data));
+    store.append(chunk);
     describe();
     timeline.measure();
     refilter();
@@ -168,6 +170,15 @@ openView("history");
 if (store.head.live) follow();
 // The first search need not wait for this.
 (window.requestIdleCallback ?? setTimeout)(() => store.haystacks());
+
+// A large history comes compressed: base64 of gzip of the JSON that a small one is.
+async function unpacked(records) {
+  if (records.gzip === undefined) return records;
+  const letters = atob(records.gzip);
+  const bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+}
 
 // For the console: inspector.stateAt(17), inspector.changesAt(17), inspector.filter("tool:x").
 window.inspector = {

@@ -10,13 +10,15 @@ function makeStore(head) {
 
   const keyframes = new Map([[0, { id: head.session, seq: 0, state: head.states[0], transcript: 0 }]]);
   const events = new Map();
+  const lastOf = new Map();
   const haystacks = [];
 
   store.append = (chunk) => {
     if (!chunk.count) return;
-    for (const name of [...columns, ...lists]) extend(store[name], chunk[name]);
-    for (const name of ["at", "words", "events"]) extend(store[name], chunk[name].split("\n"));
-    for (const name of ["changes", "messages"]) if (chunk[name]) extend(store[name], chunk[name].split("\n"));
+    const add = (name, more) => (store[name] = store[name].length ? store[name].concat(more) : more);
+    for (const name of [...columns, ...lists]) add(name, chunk[name]);
+    for (const name of ["at", "words", "events"]) add(name, chunk[name].split("\n"));
+    for (const name of ["changes", "messages"]) if (chunk[name]) add(name, chunk[name].split("\n"));
     for (const [seq, text] of chunk.keyframes) keyframes.set(seq, { ...resolve(JSON.parse(text)), seq });
     haystacks.push({ from: store.count, text: chunk.events, lower: null });
     store.hashes += chunk.hashes;
@@ -33,6 +35,8 @@ function makeStore(head) {
   store.markOf = (p) => head.marks[store.mark[p]];
   store.statusOf = (p) => (store.status[p] < 0 ? "" : head.statuses[store.status[p]]);
   store.toolOf = (p) => (store.call[p] < 0 ? "" : store.tools[store.calls[store.call[p]][1]]);
+  // The place of the last record about a call that is known by now.
+  store.lastOf = (call) => lastOf.get(call) ?? store.calls[call][4] - 1;
   store.hash = (p) => store.hashes.slice(64 * p, 64 * p + 64);
   store.event = (p) => parsed(p).event;
   store.effects = (p) => parsed(p).effects;
@@ -113,18 +117,20 @@ function makeStore(head) {
 
   // --- what the whole adds up to ------------------------------------------------------------------------------------
 
+  const isEnd = (p) => store.status[p] >= 0 && store.triggers[store.trigger[p]] === "tool_finished";
+
   function countTurn(p) {
+    if (store.call[p] >= 0) lastOf.set(store.call[p], p);
     const number = store.turn[p];
     if (number === 0) return;
-    if (!store.turns.length || store.turns.at(-1).number !== number) {
-      store.turns.push({ number, first: p, last: p, mark: "plain", words: "", us: 0, calls: 0 });
-    }
-    const turn = store.turns.at(-1);
+    let turn = store.turns.at(-1);
+    if (turn?.number !== number) {
+      turn = { number, first: p, last: p, mark: "plain", words: store.words[p], us: 0, calls: 0 };
+      store.turns.push(turn);
+    } else turn.us += store.step_us[p];
     turn.last = p;
-    if (turn.first === p) turn.words = store.words[p];
-    else turn.us += store.step_us[p];
-    if (store.statusOf(p) && store.triggerOf(p) === "tool_finished") turn.calls += 1;
     turn.mark = store.markOf(p);
+    if (isEnd(p)) turn.calls += 1;
   }
 
   // For each move between states how often it happened: "idle processing" → 12.
@@ -144,10 +150,6 @@ function makeStore(head) {
   };
 
   return store;
-}
-
-function extend(list, more) {
-  for (const item of more) list.push(item);
 }
 
 function ascii(text) {

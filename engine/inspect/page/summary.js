@@ -67,7 +67,7 @@ function showPredictions(store, onPlace) {
   const shown = decisions.slice(-MOST_ROWS).reverse();
   const rows = shown.map(([seq, came, guesses]) => [
     link(String(seq), () => onPlace(seq - 1)), toolName(came),
-    guesses.map(([tool, probability]) => h("span", { class: tool === came ? "guess right" : "guess" },
+    guesses.map(([tool, probability]) => h("span", { class: tool === came ? "guess hit" : "guess" },
       toolName(tool), h("small", {}, ` ${Math.round(100 * probability)} %`))),
   ]);
   byId("predictions").replaceChildren(
