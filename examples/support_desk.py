@@ -113,7 +113,9 @@ def _script() -> Iterator[ModelReply]:
             ("customer_history", {"customer": "Ada Lindqvist"}),
         ),
     )  # fmt: skip
-    yield _reply(1, text="Your parcel XK-11 was lost in transit on 14 November. I am sorry. Shall I refund the 49.90 EUR?")
+    yield _reply(
+        1, text="Your parcel XK-11 was lost in transit on 14 November. I am sorry. Shall I refund the 49.90 EUR?"
+    )
     yield _reply(2, _calls(("refund_rules", {"country": "SE"}), ("refund", {"order": 4711, "amount": "49.90"})))
     yield _reply(3, _calls(("send_mail", {"to": "ada@example.org", "subject": "Your refund for order 4711"})))
     yield _reply(4, text="Done: 49.90 EUR are on their way back to you, and a confirmation is in your mail.")

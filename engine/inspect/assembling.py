@@ -12,10 +12,13 @@ import gzip
 import json
 import re
 from base64 import b64encode
+from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
+
+from pydantic import JsonValue
 
 from .._version import __version__
 from ..core.values import JsonObject
@@ -29,12 +32,12 @@ PACKED_FROM_CHARS = 2_000_000
 _SLOT = re.compile(r"\{([a-z]+)\}")
 
 
-def page(head: JsonObject, records: JsonObject, *, live: bool = False) -> str:
+def page(head: JsonObject, chunks: Sequence[JsonObject], *, live: bool = False) -> str:
     """Return the page of a history.
 
     Args:
         head: what `encoding.head` gives.
-        records: what the encoder gave: one chunk.
+        chunks: what the encoder gave, in order.
         live: whether more records come from the server that hands the page out, as server-sent events.
     """
     script, style = _script(), _source("style.css")
@@ -47,19 +50,19 @@ def page(head: JsonObject, records: JsonObject, *, live: bool = False) -> str:
     slots = {
         "policy": policy, "title": f"{session}, agent-engine", "style": style, "source": escape(str(head["source"])),
         "session": session, "version": __version__, "head": _inert({**head, "live": live}),
-        "records": _packed(_inert(records)), "script": script,
+        "records": _packed(_inert([*chunks])), "script": script,
     }  # fmt: skip
     # In one pass: what fills one slot is never looked at for another.
     return _SLOT.sub(lambda match: slots[match[1]], _source("page.html"))
 
 
-def _inert(value: JsonObject) -> str:
+def _inert(value: JsonValue) -> str:
     """Return JSON that ends no element and opens no comment: every `<` is escaped."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _packed(text: str) -> str:
-    """Return JSON as it is, or within JSON that holds it compressed: a browser reads that several times faster."""
+    """Return JSON as it is, or within JSON that holds it compressed, which a browser reads several times faster."""
     if len(text) < PACKED_FROM_CHARS:
         return text
     return json.dumps({"gzip": b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode("ascii")})

@@ -41,16 +41,17 @@ _MARKS = {mark: place for place, mark in enumerate(Mark)}
 _STATUSES = {status: place for place, status in enumerate(ToolStatus)}
 
 
-def head(session: str, source: str) -> JsonObject:
+def head(session: str, source: str, damage: str | None = None) -> JsonObject:
     """Return what the page has to know before any record: vocabularies, and the rows of the machine.
 
     Args:
         session: the id of the session.
         source: what to call the journal.
+        damage: why nothing after the last record could be read, if so.
     """
     return {
-        "format": FORMAT, "session": session, "source": source, "states": [*_STATES], "marks": [*_MARKS],
-        "statuses": [*_STATUSES], "keyframe": KEYFRAME,
+        "format": FORMAT, "session": session, "source": source, "damage": damage, "keyframe": KEYFRAME,
+        "states": [*_STATES], "marks": [*_MARKS], "statuses": [*_STATUSES],
         "rows": [
             [row.trigger, source_state.value, (row.dest or source_state).value, row.guard.__name__ if row.guard else ""]
             for row in ROWS
@@ -94,7 +95,7 @@ class Encoder:
         place = {name: words.place for name, words in self._words.items()}
         chunk.at.append(record.at)
         chunk.mono.append(record.mono_ns - (self._last.mono_ns if self._last else 0))
-        chunk.step_us.append(_elapsed_us(self._last, record))
+        chunk.step_us.append(elapsed_us(self._last, record))
         chunk.hashes.append(record.hash)
         chunk.trigger.append(place["triggers"](record.trigger))
         chunk.moves.append(_STATES[record.source] * len(_STATES) + _STATES[record.dest])
@@ -198,7 +199,8 @@ class _Chunk:
 
     def as_json(self, encoder: Encoder) -> JsonObject:
         return {
-            "first": encoder.seq - len(self.at) + 1, "count": len(self.at), "at": "\n".join(self.at), "mono": [*self.mono], "step_us": [*self.step_us],
+            "first": encoder.seq - len(self.at) + 1, "count": len(self.at), "at": "\n".join(self.at),
+            "mono": [*self.mono], "step_us": [*self.step_us],
             "hashes": "".join(self.hashes), "trigger": [*self.trigger], "moves": [*self.moves], "turn": [*self.turn],
             "call": [*self.call], "mark": [*self.mark], "status": [*self.status], "took_us": [*self.took_us],
             "words": "\n".join(self.words), "events": "\n".join(self.events), "changes": "\n".join(self.changes),
@@ -221,7 +223,7 @@ def stored_text(record: TransitionRecord) -> str:
 
 
 def _unescaped(match: re.Match[str]) -> str:
-    """Return the letter that an escape beyond ASCII stands for; everything else, a lone surrogate too, stays escaped."""
+    """Return the letter that an escape beyond ASCII stands for; all else, a lone surrogate too, stays escaped."""
     high, low, unit = match.groups()
     if high is not None:
         return chr(0x10000 + (int(high, 16) - 0xD800) * 0x400 + int(low, 16) - 0xDC00)
@@ -231,7 +233,7 @@ def _unescaped(match: re.Match[str]) -> str:
     return match[0] if code < 0x80 or 0xD800 <= code <= 0xDFFF else chr(code)
 
 
-def _elapsed_us(before: TransitionRecord | None, record: TransitionRecord) -> int:
+def elapsed_us(before: TransitionRecord | None, record: TransitionRecord) -> int:
     """Return the time between two records, in µs: by the monotonic clock within a process, else by the time of day."""
     if before is None:
         return 0
@@ -251,4 +253,4 @@ def _used(seq: int, event: ModelReplied) -> list[Any]:
 _compact = json.JSONEncoder(separators=(",", ":")).encode
 
 
-__all__ = ["FORMAT", "KEYFRAME", "Encoder", "head", "stored_text"]
+__all__ = ["FORMAT", "KEYFRAME", "Encoder", "elapsed_us", "head", "stored_text"]

@@ -10,7 +10,7 @@ from .assembling import page
 from .encoding import Encoder, head
 
 
-def inspect_page(records: Sequence[TransitionRecord], source: str = "") -> str:
+def inspect_page(records: Sequence[TransitionRecord], source: str = "", damage: str | None = None) -> str:
     """Return a history as one HTML page that needs nothing else.
 
     A history that stops to hold is shown whole; the page says where, and shows no state from there on.
@@ -18,6 +18,7 @@ def inspect_page(records: Sequence[TransitionRecord], source: str = "") -> str:
     Args:
         records: the history of one session, from sequence 1.
         source: what to call the place it comes from.
+        damage: what to say of records after these that could not be read.
 
     Raises:
         UsageError: there is no record.
@@ -25,4 +26,4 @@ def inspect_page(records: Sequence[TransitionRecord], source: str = "") -> str:
     if not records:
         raise UsageError("an empty history has nothing to show: give the records of one session, from sequence 1")
     session = records[0].session
-    return page(head(session, source), Encoder(session).encode(records))
+    return page(head(session, source, damage), [Encoder(session).encode(records)])

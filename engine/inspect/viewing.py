@@ -115,8 +115,8 @@ class References:
 def changes(old: Session, new: Session, references: References) -> list[Change]:
     """Return how the view of `old` becomes that of `new`.
 
-    That the sequence is another goes without saying. Calls of a batch that settles move to `turn/done` and a turn that ends to `last_turn`, which is said so instead of
-    written out again.
+    That the sequence is another goes without saying. Calls of a batch that settles move to `turn/done` and a turn that
+    ends to `last_turn`, which is said so instead of written out again.
     """
     found: list[Change] = []
     turn, after = old.turn, new.turn or new.last_turn

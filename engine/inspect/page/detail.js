@@ -181,9 +181,6 @@ function testOf(store, p) {
   return `from engine.journal.codec import decode
 from engine.replay import state_at
 
-HISTORY = [
-${lines.join("")}]
-
 
 def test_${name}() -> None:
     """The history still leads to the state that it led to when it was recorded."""
@@ -194,5 +191,9 @@ def test_${name}() -> None:
     calls = session.turn.calls if session.turn else ()
     assert [(call.call.name, call.status.value) for call in calls] == [${pairs.length ? "\n" + pairs.join("") + "    " : ""}]
     assert [request.kind for request in session.pending] == [${requests}]
+
+
+HISTORY = [
+${lines.join("")}]
 `;
 }

@@ -1,7 +1,7 @@
 // Puts the page together: reads the data, wires the parts, keeps the address in step, and takes what comes in live.
 
 const store = makeStore(JSON.parse(byId("head").textContent));
-store.append(await unpacked(JSON.parse(byId("records").textContent)));
+for (const chunk of await unpacked(JSON.parse(byId("records").textContent))) store.append(chunk);
 
 const list = makeList(store, { onSelect: (p) => chosen(p) });
 const detail = makeDetail(store);
@@ -20,6 +20,7 @@ const field = byId("filter");
 function refilter() {
   const places = applyFilter(store, field.value);
   list.show(places);
+  field.classList.toggle("empty", field.value === "");
   byId("matches").textContent = places.length === store.count ? plural(store.count, "record")
     : `${number(places.length)} of ${plural(store.count, "record")}`;
   for (const chip of document.querySelectorAll("[data-term]")) {
@@ -89,8 +90,9 @@ function describe() {
     problems ? plural(problems, "problem") : "", `${duration(us)} in turns`, store.count ? day.format(new Date(store.at[0])) : "",
   ];
   byId("facts").textContent = facts.filter(Boolean).join(" · ");
-  byId("damage").hidden = !store.broken;
-  if (store.broken) byId("damage").textContent = `Does not hold from record ${store.broken.seq} on: ${store.broken.text}`;
+  const damage = store.broken ? `from record ${store.broken.seq} on: ${store.broken.text}` : store.head.damage;
+  byId("damage").hidden = !damage;
+  byId("damage").textContent = damage ? `This history does not hold, ${damage}` : "";
 }
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -173,7 +175,7 @@ if (store.head.live) follow();
 
 // A large history comes compressed: base64 of gzip of the JSON that a small one is.
 async function unpacked(records) {
-  if (records.gzip === undefined) return records;
+  if (Array.isArray(records)) return records;
   const letters = atob(records.gzip);
   const bytes = new Uint8Array(letters.length);
   for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);

@@ -195,6 +195,8 @@ function shortened(store) {
     if (!pause[Math.floor(store.moves[p] / size)]) work += store.step_us[p];
     else if (store.step_us[p]) pauses++;
   }
+  // A history whose clock stood still, as an imported one: each record gets the same room.
+  if (!work && !pauses) return Float64Array.from({ length: store.count }, (_, p) => p);
   const longest = Math.max(1, work / (2 * Math.max(1, pauses)));
   const times = new Float64Array(store.count);
   for (let p = 1; p < store.count; p++) {
