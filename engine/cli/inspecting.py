@@ -113,7 +113,7 @@ def _show(found: _Found, name: str, options: Namespace, screen: Screen) -> int:
     if options.filter:
         shown = sum(1 for _ in filtered(found.records, options.filter))
     if target is not None:
-        Path(target).write_text(text, encoding="utf-8")
+        Path(target).write_text(text, encoding="utf-8", errors="backslashreplace")
         screen.line(f"{shown:,} records of {found.session} in {safe(target)}")
     else:
         screen.text(text.rstrip("\n"))

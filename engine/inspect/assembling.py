@@ -26,6 +26,8 @@ from ..core.values import JsonObject
 SCRIPTS = ("dom", "store", "filter", "list", "detail", "timeline", "diagram", "summary", "main")
 """The page's scripts, in the order in which they are put together."""
 
+_HALF = re.compile("[\ud800-\udfff]")
+
 PACKED_FROM_CHARS = 2_000_000
 """A history of so much JSON is handed to the page compressed; a smaller one can be read in the file."""
 
@@ -57,8 +59,11 @@ def page(head: JsonObject, chunks: Sequence[JsonObject], *, live: bool = False) 
 
 
 def _inert(value: JsonValue) -> str:
-    """Return JSON that ends no element and opens no comment: every `<` is escaped."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    """Return JSON that ends no element and opens no comment: every `<` is escaped, and half letters, which no file can
+    hold.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return _HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
 def _packed(text: str) -> str:

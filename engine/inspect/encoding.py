@@ -214,7 +214,7 @@ def stored_text(record: TransitionRecord) -> str:
     are written as themselves. This is what a word of a filter is looked for in.
     """
     line = record.line
-    start = len(f'{{"at":"{record.at}","dest":"{record.dest.value}","effects":')
+    start = line.index('"effects":') + len('"effects":')
     _, middle = _DECODER.raw_decode(line, start)
     end = line.rindex(f',"hash":"{record.hash}","mono_ns":')
     event = line[middle + len(',"event":') : end]
