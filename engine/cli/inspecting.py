@@ -14,10 +14,12 @@ from typing import NamedTuple
 from ..core.record import TransitionRecord
 from ..errors import JournalCorrupt, UsageError
 from ..inspect import exports
+from ..inspect.feed import Feed
 from ..inspect.filtering import filtered
 from ..inspect.inspector import inspect_page
 from ..ports import Journal
 from ..replay import read_history, verify
+from .following import follow
 from .histories import chosen_sessions, existing_journal
 from .signals import Interrupts, run_command
 from .terminal import Screen, complain, progress, safe
@@ -42,6 +44,9 @@ def add_inspect_options(parser: ArgumentParser) -> None:
         default="sequence",
         help="what mermaid draws (default: %(default)s)",
     )
+    parser.add_argument("--follow", action="store_true", help="serve the page and let it grow with the journal")
+    parser.add_argument("--host", default="127.0.0.1", help="where --follow listens (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8765, help="… and its port; 0: any free one (default: %(default)s)")
     parser.add_argument("--filter", metavar="F", default="", help="for text and sequences: only records that pass")
 
 
@@ -60,12 +65,19 @@ def inspect(options: Namespace, screen: Screen) -> int:
         raise UsageError("inspect takes a journal and a session: agent-engine inspect runs.db SESSION -o run.html")
     if options.filter and (options.format in ("html", "trace") or options.diagram == "states"):
         raise UsageError("--filter is for --format text and for sequences; the page has a filter of its own")
+    if options.follow and (options.format != "html" or options.output is not None):
+        raise UsageError("--follow serves a page: leave --format and --output out")
+    if not 0 <= options.port <= 65535:
+        raise UsageError(f"--port {options.port}: ports count from 1 to 65535; 0 takes any that is free")
     if options.output is not None and not Path(options.output).parent.is_dir():
         raise UsageError(f"there is no folder {str(Path(options.output).parent)!r}; create it first")
 
     async def work(interrupts: Interrupts) -> int:
         async with existing_journal(names[0]) as journal:
             session = await _one_session(journal, names[0], names[1] if len(names) == 2 else None)
+            if options.follow:
+                feed = Feed(session, Path(names[0]).name)
+                return await follow(feed, (names[0], journal), (options.host, options.port), (screen, interrupts))
             found = await _read(journal, session)
         return _show(found, names[0], options, screen)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine import Message, TransitionRecord
-from engine.core.events import PromptReceived, SessionOpened
+from engine.core.events import KnownEvent, PromptReceived, SessionOpened
 from engine.inspect import exports, inspect_page
 from engine.inspect.assembling import PACKED_FROM_CHARS
 from engine.inspect.filtering import filtered
@@ -55,7 +55,7 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Open]:
 def large() -> list[TransitionRecord]:
     """Return a history of few records that is large enough to be packed."""
     text = "".join(f"{number} bottles, " for number in range(PACKED_FROM_CHARS // 10))
-    events = [SessionOpened(), PromptReceived(messages=(Message(role="user", text=text),))]
+    events: list[KnownEvent] = [SessionOpened(), PromptReceived(messages=(Message(role="user", text=text),))]
     return Recording("large").play(events).records
 
 
