@@ -52,6 +52,9 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "transitions": ("core.table", "inspect.diagram"),
     "structlog": ("log",),
     "psutil": ("journal", "runtime", "tools", "cli"),
+    "starlette": ("inspect.live",),
+    "uvicorn": ("inspect.live",),
+    "watchfiles": ("cli.following",),
     "argparse": ("cli", "__main__"),
     # anyio has no word for two things: whether a task is really being cancelled, and waking a loop from any thread.
     "asyncio": ("testing", "tools.function", "tools.threads", "journal._thread", "runtime.bell"),

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from .._version import __version__
 from ..errors import EngineError, JournalTooNew, NotAJournal, UsageError
-from . import demo, doctor, exchange, graph, histories, predict, stats, talk
+from . import demo, doctor, exchange, graph, histories, inspecting, predict, stats, talk
 from .terminal import Screen, complain
 
 
@@ -34,6 +34,9 @@ _COMMANDS = (
     _Command("chat", "talk with a model, into a journal", talk.add_talk_options, talk.chat),
     _Command(
         "replay", "verify histories, or show the state at any record", histories.add_replay_options, histories.replay
+    ),
+    _Command(
+        "inspect", "look at a history: a page, a trace, a diagram", inspecting.add_inspect_options, inspecting.inspect
     ),
     _Command("stats", "what histories add up to", stats.add_stats_options, stats.stats),
     _Command("predict", "learn which tools follow which, and say so", predict.add_predict_options, predict.predict),

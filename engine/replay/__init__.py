@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .copying import CopyReport, copy_journal
     from .exporting import export_chats
-    from .folding import fold, prompts, state_at
+    from .folding import fold, prompts, state_at, states
     from .importing import ImportReport, import_chats, read_chats
     from .reading import read_history
     from .verification import Finding, Verification, verify, verify_journal
@@ -29,6 +29,7 @@ __all__ = [
     "read_chats",
     "read_history",
     "state_at",
+    "states",
     "verify",
     "verify_journal",
 ]
@@ -43,7 +44,7 @@ def __getattr__(name: str) -> Any:
         from . import exporting
 
         return getattr(exporting, name)
-    if name in ("fold", "prompts", "state_at"):
+    if name in ("fold", "prompts", "state_at", "states"):
         from . import folding
 
         return getattr(folding, name)
