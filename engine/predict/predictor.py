@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from . import files
 from .arguments import Guess
+from .books import Books
 from .contexts import END, GROWTH, START, Session, Situation
 from .files import AnyPath
 from .learned import Learned, PredictorSettings, merged
@@ -185,6 +186,11 @@ class Predictor:
     def settings(self) -> PredictorSettings:
         """Whose predictor it is, and what it may hold."""
         return self._learned.settings
+
+    @property
+    def books(self) -> Books:
+        """What preparing ahead has cost and saved; see `Books`."""
+        return self._learned.books
 
     @property
     def observations(self) -> int:

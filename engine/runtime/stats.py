@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..core.values import State
 from .driver import Driver
@@ -13,6 +14,9 @@ from .memory import MemoryStep
 from .monitor import Monitor
 from .sampling import Reading
 from .watchdog import LoopBlocked
+
+if TYPE_CHECKING:
+    from .warmer import Warmer, WarmReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class EngineStats:
         stuck: sessions that worked in one state for too long.
         blocked: tools that kept the event loop from everybody else.
         memory_steps: what was done about memory, with the bytes that were freed.
+        warming: what was prepared ahead, where a predictor says what.
     """
 
     sessions: Mapping[State, int]
@@ -42,9 +47,10 @@ class EngineStats:
     stuck: tuple[Stuck, ...] = ()
     blocked: tuple[LoopBlocked, ...] = ()
     memory_steps: tuple[MemoryStep, ...] = ()
+    warming: WarmReport | None = None
 
 
-def stats_of(drivers: Iterable[Driver], monitor: Monitor) -> EngineStats:
+def stats_of(drivers: Iterable[Driver], monitor: Monitor, warmer: Warmer | None = None) -> EngineStats:
     """Return the figures of the moment."""
     drivers = tuple(drivers)
     return EngineStats(
@@ -58,4 +64,5 @@ def stats_of(drivers: Iterable[Driver], monitor: Monitor) -> EngineStats:
         stuck=tuple(monitor.stuck),
         blocked=tuple(monitor.blocked),
         memory_steps=tuple(monitor.steps),
+        warming=None if warmer is None else warmer.report(),
     )
