@@ -149,13 +149,18 @@ class Benefit:
     def __init__(self) -> None:
         self._means = {_THINKING: _Mean(0.99, 1.0, 2.0), _ALL: _Mean(0.998, 1.0, 1.0)}
 
+    @property
+    def thinking_s(self) -> float:
+        """The seconds that the model takes to reply."""
+        return self._means[_THINKING].value
+
     def start_s(self, tool: str) -> float:
         """Return the seconds that a tool is expected to need to start up."""
         return self._means.get(tool, self._means[_ALL]).value
 
     def expected_s(self, tool: str) -> float:
         """Return the seconds that preparing a tool is expected to save."""
-        return min(self.start_s(tool), self._means[_THINKING].value)
+        return min(self.start_s(tool), self.thinking_s)
 
     def declare(self, tool: str, seconds: float) -> None:
         """Take a tool's own word for its start-up, which counts as much as two observations."""

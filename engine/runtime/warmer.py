@@ -230,12 +230,17 @@ class Warmer:
         books, now_s = predictor.books, self._now_s()
         really = self._settings.mode == "on" or (self._settings.mode == "auto" and books.acting)
         stock = self._real if really else self._shadow
+        # What will be over when the model has replied is of no more use.
+        used_s = now_s + books.benefit.thinking_s
         open_offers = {
             offer.tool: offer
             for offer in offers
-            if not stock.holds(offer.key, now_s)
-            and not self._real.holds(offer.key, now_s)
-            and not self._preparer.retired(offer.key.ware)
+            if not (
+                stock.holds(offer.key, used_s)
+                or self._real.holds(offer.key, used_s)
+                or self._preparer.runs(offer.key)
+                or self._preparer.retired(offer.key.ware)
+            )
         }
         if not open_offers or not self._parts.monitor.admitting:
             return allowance
@@ -247,7 +252,7 @@ class Warmer:
         preparations, seconds = allowance
         for choice in Chooser(books.rule, books.benefit).choose(guesses, declared, (), allowance):
             offer = open_offers[choice.tool]
-            if stock.holds(offer.key, now_s) or (really and self._preparer.running >= self._settings.at_once):
+            if stock.holds(offer.key, used_s) or (really and self._preparer.running >= self._settings.at_once):
                 continue
             start_s = books.benefit.start_s(offer.tool)
             made = Preparation(
