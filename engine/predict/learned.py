@@ -77,6 +77,7 @@ class Learned:
         self.favourites.keep_within_bound()
         self.rules.keep_within_bounds()
         self.patterns.keep_within_bound()
+        self.patterns.weigh()
 
     def decay(self) -> int:
         """Forget the weakest contexts while nobody waits, so that the next turns find room.

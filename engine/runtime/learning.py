@@ -88,6 +88,11 @@ class Learner:
         followed = self._followed.get(session)
         return None if followed is None else followed.follower.situation
 
+    def memory_bytes(self, session: str, tool: str) -> int:
+        """Return the most memory that a call of a tool has taken, where that was much; else 0."""
+        followed = self._followed.get(session)
+        return 0 if followed is None else followed.predictor.heavy.get(tool, 0)
+
     def decay(self) -> int:
         """Let the predictors of open sessions forget their weakest contexts; return how many that were."""
         predictors = {id(followed.predictor): followed.predictor for followed in self._followed.values()}

@@ -24,6 +24,7 @@ from ..tools.cache import key_of
 from ..tools.isolation import is_isolated
 from ..tools.registry import Toolbox
 from ..tools.warm import Warm, Warmable, WarmContext
+from .hints import side_by_side
 from .parts import Parts
 from .stock import Key
 
@@ -113,8 +114,15 @@ class Wares:
             if warm is not None:
                 context = WarmContext(tool, session.id, opened.user, opened.workspace, probability)
                 declared = Declared(self.parts.toolbox[tool].options.effect, has_hook=True, cost_s=warm.cost_s)
-                key, run = _key_of(warm, session.id), partial(warm.hook, context)
+                key, run = _key_of(warm, session.id), partial(self._run_hook, warm, context, predictor)
                 yield Offer(tool, key, probability, declared, warm.cost_s, warm.lifetime_s, run)
+
+    async def _run_hook(self, warm: Warm, context: WarmContext, predictor: Predictor) -> None:
+        """Run a hook; only now is it looked at how many calls would use what it prepares at once."""
+        sequence = [tool for tool, _ in predictor.sequence(context.session)]
+        first = next(iter(side_by_side(sequence, self.parts.toolbox)), ())
+        calls = sum(self.hooks.get(tool) is warm for tool in first)
+        await warm.hook(context._replace(calls=max(1, calls)))
 
     def _calls(self, session: Session, predictor: Predictor, situation: Situation | None) -> Iterator[Offer]:
         for tool, probability in predictor.predict(session.id, GUESSES, situation=situation):
@@ -168,8 +176,8 @@ class _Worker:
         self._toolbox = toolbox
 
     async def start(self, context: WarmContext) -> None:
-        """Start a process where none is idle."""
-        self._toolbox.prepare_worker()
+        """Have as many processes idle as calls will need."""
+        self._toolbox.prepare_worker(context.calls)
 
 
 async def run_ahead(parts: Parts, session: Session, call: ToolCall) -> None:

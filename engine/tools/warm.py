@@ -19,13 +19,17 @@ from ..ports import ToolOptions
 
 
 class WarmContext(NamedTuple):
-    """Whom a warm-up is for: the tool that will probably be called, in which session, and how probably."""
+    """Whom a warm-up is for: the tool that will probably be called, in which session, and how probably.
+
+    So many `calls` that share the warm-up will probably run side by side.
+    """
 
     tool: str
     session: str
     user: str | None = None
     workspace: str | None = None
     probability: float = 0.0
+    calls: int = 1
 
 
 WarmHook: TypeAlias = Callable[[WarmContext], Awaitable[object]]
