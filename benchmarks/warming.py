@@ -89,14 +89,14 @@ class _Start(Predictor):
 
     def __init__(self) -> None:
         super().__init__()
-        self._sessions: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
         self._used: dict[str, set[str]] = {}
 
     def update(self, key: Any, tool: str, *told: Any, **more: Any) -> None:
         used = self._used.setdefault(key, set())
         if tool not in used:
             used.add(tool)
-            self._sessions[tool] += 1
+            self._counts[tool] += 1
 
     def end_turn(self, key: Any, **more: Any) -> None:
         pass
@@ -107,7 +107,7 @@ class _Start(Predictor):
     def within(self, key: Any, horizon: int | None = None, k: int = 3) -> list[tuple[str, float]]:
         if self._used.get(key):
             return []
-        return [(name, min(0.99, count / len(self._used))) for name, count in self._sessions.most_common(k)]
+        return [(name, min(0.99, count / len(self._used))) for name, count in self._counts.most_common(k)]
 
 
 class _Way(NamedTuple):

@@ -83,6 +83,10 @@ class Stock:
         """Take note that something is warm because a call has used it."""
         self._until[key] = until_s
 
+    def drop(self, key: Key) -> None:
+        """Take note that something is not warm any more: its use has used it up."""
+        self._until.pop(key, None)
+
     def use(self, key: Key, now_s: float) -> Used | None:
         """Settle the preparation that a call has used; return it, with the seconds that it saved: what it had saved by
         then, and never more than it took to start.

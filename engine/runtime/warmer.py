@@ -191,7 +191,10 @@ class Warmer:
             return
         seen.asked_ns = record.mono_ns
         now_s = record.mono_ns / 1e9
-        self._use(Key(MODEL, session), now_s)
+        model = Key(MODEL, session)
+        self._use(model, now_s)
+        for stock in (self._real, self._shadow):
+            stock.drop(model)
         if self._wares and seen.left.preparations > 0:
             self._expire(now_s)
             offers = self._wares.offers(driver.session, predictor, self._learner.situation(session))

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from engine import Engine, EngineSettings, ModelReply, ModelRequest, Outcome, ToolCall, tool
 from engine.core.notices import Notice, WarmUp
@@ -93,8 +94,8 @@ def taught(*tools: str, runs: int = 30, arguments: bool = False) -> Predictor:
     return predictor
 
 
-def warming(**settings: Any) -> EngineSettings:
-    return EngineSettings(warming=WarmSettings(**settings), loop_limit_s=None)
+def warming(**given: Any) -> EngineSettings:
+    return EngineSettings(warming=WarmSettings(**given), loop_limit_s=None)
 
 
 def searching(index: Index) -> Any:
@@ -569,3 +570,113 @@ async def test_v7_idle_time_is_used_and_measured() -> None:
     assert report.idle.times >= 2
     assert report.idle.freed["contexts"] > 0
     assert report.idle.freed["cache_bytes"] > 0
+
+
+async def test_unknown_tools_are_predicted_and_never_prepared() -> None:
+    """A predictor that expects tools which the engine does not have prepares nothing, and the turn goes on."""
+    predictor = taught("gone", "search and destroy", "<model>", "🦆" * 99)
+    watched = Notices()
+    async with Engine(
+        model=FunctionModel(think), tools=[querying(Socket())], clock=LoopClock(), predictor=predictor,
+        observers=[watched], settings=warming(mode="on"),
+    ) as engine:  # fmt: skip
+        await turns(engine, 2)
+    assert watched.stages()[:1] in ([], ["begun"])
+    assert {notice.tool for notice in watched.seen} <= {"search"}
+
+
+class Prepared:
+    """A model that keeps what it was told to get ready for."""
+
+    def __init__(self) -> None:
+        self.warmed: list[list[str | None]] = []
+
+    async def warm(self, request: ModelRequest) -> None:
+        await anyio.sleep(0.2)
+        self.warmed.append([message.role for message in request.messages])
+
+    async def generate(self, request: ModelRequest, emit: object) -> ModelReply:
+        return await think(request)
+
+
+async def test_v9_conversation_is_read_ahead_while_nobody_asks() -> None:
+    """A model that can get ready is told what its next request begins like: after opening, while tools run, at rest."""
+    model = Prepared()
+
+    @tool(effect="read")
+    async def search() -> str:
+        """Search for a second."""
+        await anyio.sleep(1.0)
+        return "found"
+
+    async with Engine(
+        model=model, tools=[search], clock=LoopClock(), predictor=taught("search"),
+        settings=EngineSettings(system="Be brief.", warming=WarmSettings(mode="on"), loop_limit_s=None),
+    ) as engine:  # fmt: skip
+        session = await engine.open("s")
+        await anyio.sleep(1.0)
+        await session.ask("go")
+        await anyio.sleep(1.0)
+        report = engine.stats().warming
+    asked = ["system", "user", "assistant", "tool"]
+    assert model.warmed == [["system", "user"], asked, [*asked, "assistant", "user"]]
+    assert report is not None
+    assert report.done.used == 2
+    assert report.done.saved_s == pytest.approx(0.4)
+
+
+async def test_failing_memory_or_books_break_no_turn(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever goes wrong when something is chosen is logged, and the turn ends as it would have."""
+
+    class Broken(Predictor):
+        def within(self, *asked: object, **more: object) -> list[tuple[str, float]]:
+            raise RuntimeError("broken")
+
+    async with Engine(
+        model=FunctionModel(think), tools=[querying(Socket())], clock=LoopClock(), predictor=Broken(),
+        settings=warming(mode="on"),
+    ) as engine:  # fmt: skip
+        await turns(engine, 2)
+    assert "broken" in caplog.text
+
+
+EFFECTS = st.sampled_from(["read", "idempotent", "write"])
+WARMTHS = st.sampled_from(["hook", "result", "none"])
+
+
+@pytest.mark.parametrize("anyio_backend", [virtual_time("asyncio")], ids=["asyncio"])
+@given(st.lists(st.tuples(EFFECTS, WARMTHS), min_size=1, max_size=4), st.integers(1, 30))
+@settings(max_examples=40)
+async def test_v9_whatever_is_offered_no_write_runs(made: list[tuple[Any, str]], runs: int) -> None:
+    """Whatever tools there are and whatever is predicted: with nothing asked for, only reads that opted in have run."""
+    ran: list[str] = []
+
+    async def prepare(context: WarmContext) -> None:
+        await anyio.sleep(0.1)
+
+    def one(number: int, effect: Any, warmth: str) -> Any:
+        options: dict[str, Any] = {"warm": prepare} if warmth == "hook" else {}
+        if warmth == "result" and effect == "read":
+            options = {"warm": "result", "cache_ttl_s": 60}
+
+        @tool(name=f"t{number}", effect=effect, **options)
+        async def call() -> str:
+            """Take note."""
+            ran.append(f"{effect} {warmth}")
+            return "done"
+
+        return call
+
+    async def answer(request: ModelRequest) -> ModelReply:
+        await anyio.sleep(1.5)
+        return ModelReply(text="done")
+
+    tools = [one(number, *pair) for number, pair in enumerate(made)]
+    predictor = taught(*(f"t{number}" for number in range(len(made))), runs=runs, arguments=True)
+    async with Engine(
+        model=FunctionModel(answer), tools=tools, clock=LoopClock(), predictor=predictor,
+        settings=warming(mode="on", waste=1.0, per_turn=9, at_once=9),
+    ) as engine:  # fmt: skip
+        await turns(engine, 2)
+        await anyio.sleep(1.0)
+    assert set(ran) <= {"read result"}
