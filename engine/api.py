@@ -28,7 +28,7 @@ from .runtime.closing import Closing, DrainReport
 from .runtime.crew import Crew
 from .runtime.dead_letters import DeadLetters
 from .runtime.driver import Driver
-from .runtime.loading import Nursery, load_driver
+from .runtime.loading import Nursery, load_driver, warmer_of
 from .runtime.memory import Freer
 from .runtime.monitor import Monitor, Watching
 from .runtime.opening import Who
@@ -113,7 +113,9 @@ class Engine:
         if self._group is not None:
             raise EngineClosed("this engine is already open; make another one for another `async with`")
         self._group = await anyio.create_task_group().__aenter__()
-        self._nursery = Nursery(asking_of(self._parts), Crew(self._group), self._drivers)
+        crew = Crew(self._group)
+        warmer = warmer_of(self._parts, crew, self._drivers)
+        self._nursery = Nursery(asking_of(self._parts), crew, self._drivers, warmer)
         self._closing = self._begin()
         if self._parts.redactor is not None:
             self._at_exit.callback(hide_in_log(self._parts.redactor))
@@ -188,6 +190,8 @@ class Engine:
         driver.watch()
         if driver.unfinished:
             group.start_soon(self._go_on, driver)
+        elif self._nursery.warmer is not None:
+            self._nursery.warmer.opened(name)
         return session
 
     async def find(self, external_id: str) -> list[str]:
@@ -214,8 +218,10 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Return what the engine is doing, what the process uses, and what was noticed. Takes some 100 µs."""
-        gates = {} if self._group is None else self._nursery.asking.governor.snapshot()
-        return stats_of(self._drivers.values(), self._parts, gates)
+        if self._group is None:
+            return stats_of((), self._parts, {}, None)
+        gates = self._nursery.asking.governor.snapshot()
+        return stats_of(self._drivers.values(), self._parts, gates, self._nursery.warmer)
 
     async def shutdown(self, grace_s: float = 0.0) -> None:
         """Let running turns end for up to `grace_s` seconds, interrupt the others, release every session. Idempotent.
@@ -251,6 +257,8 @@ class Engine:
         self._sessions.pop(session_id, None)
         self._drivers.pop(session_id, None)
         self._parts.monitor.forget(session_id)
+        if self._nursery.warmer is not None:
+            self._nursery.warmer.forget(session_id)
 
 
 __all__ = ["Engine", "Extras", "Session", "Who", "read_history"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import anyio
 from pydantic import ValidationError
@@ -26,10 +26,14 @@ from .replay.turns import ConversationTurn
 from .runtime.answering import Said
 from .runtime.closing import let_go
 from .runtime.driver import Driver
+from .runtime.hints import CallProgress, Hints, hints_of, pending, progress
 from .runtime.opening import as_prompt
 from .runtime.parts import TurnResult
 from .runtime.stream import TurnStream
 from .tools.encode import complaint
+
+if TYPE_CHECKING:
+    from .predict import Predictor
 
 
 class Session:
@@ -81,8 +85,22 @@ class Session:
 
     @property
     def pending(self) -> tuple[Request, ...]:
-        """What the session waits for a person to answer."""
-        return self._driver.session.pending
+        """What the session waits for a person to answer; with a predictor, requests about calls are `Pending`."""
+        return pending(self._driver.session, self._predictor)
+
+    @property
+    def calls(self) -> tuple[CallProgress, ...]:
+        """How far each call of the open batch is, and, with a predictor, how long such calls take."""
+        turn = self._driver.session.turn
+        calls = () if turn is None or turn.batch is None else turn.batch.calls
+        now_ns = self._driver.parts.clock.monotonic_ns()
+        return tuple(progress(calls, self._driver.began_ns, now_ns, self._predictor))
+
+    @property
+    def hints(self) -> Hints | None:
+        """What is expected of the session; None without a predictor."""
+        predictor = self._predictor
+        return None if predictor is None else hints_of(predictor, self.id, self._driver.parts.toolbox)
 
     @property
     def grants(self) -> tuple[Grant, ...]:
@@ -188,3 +206,8 @@ class Session:
     async def close(self) -> None:
         """Release the session; an open turn is interrupted in order. Idempotent."""
         await let_go(self._driver, self._forget)
+
+    @property
+    def _predictor(self) -> Predictor | None:
+        learner = self._driver.parts.learner
+        return None if learner is None else learner.predictor(self.id)

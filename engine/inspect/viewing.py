@@ -122,7 +122,7 @@ def changes(old: Session, new: Session, references: References) -> list[Change]:
     turn, after = old.turn, new.turn or new.last_turn
     if turn is not None and turn.batch is not None and after is not None and len(after.done) > len(turn.done):
         found.append(["turn/done", "turn/batch/calls", APPEND_COPY])
-        turn = turn._replace(done=turn.done + turn.batch.calls)
+        turn = turn._replace(done=(*turn.done, *turn.batch.calls))
         old = old._replace(turn=turn)
     if new.last_turn is not old.last_turn and turn is not None and new.turn is None:
         found.append(["last_turn", "turn", COPY])

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from . import files
 from .arguments import Guess
+from .books import Books
 from .contexts import END, GROWTH, START, Session, Situation
 from .files import AnyPath
 from .learned import Learned, PredictorSettings, merged
@@ -138,6 +139,20 @@ class Predictor:
         evidence = self._evidence(self._session(key), situation)
         return self._learned.mixture.ranked(evidence, k, self._symbols())
 
+    def sequence(self, key: Hashable, k: int = 4) -> list[tuple[str, float]]:
+        """Return the most probable next calls, at most `k` and none beyond the end of the turn: each the best guess if
+        those before it came and went well, with its probability then.
+        """
+        session = self._session(key).ahead()
+        found: list[tuple[str, float]] = []
+        while len(found) < k:
+            best = self._learned.mixture.ranked(self._evidence(session, None), 1, self._symbols())
+            if not best or best[0][0] == END:
+                break
+            found += best
+            session.push(self._learned.words.symbol(best[0][0]), 0)
+        return found
+
     def because(self, key: Hashable, tool: str, *, situation: Situation | None = None) -> list[Reason]:
         """Return what speaks for `tool` as the next one, the weightiest first.
 
@@ -185,6 +200,16 @@ class Predictor:
     def settings(self) -> PredictorSettings:
         """Whose predictor it is, and what it may hold."""
         return self._learned.settings
+
+    @property
+    def heavy(self) -> Mapping[str, int]:
+        """The tools that have taken 64 MiB of memory or more, with the most that one call did, in bytes."""
+        return self._learned.patterns.heavy
+
+    @property
+    def books(self) -> Books:
+        """What preparing ahead has cost and saved; see `Books`."""
+        return self._learned.books
 
     @property
     def observations(self) -> int:

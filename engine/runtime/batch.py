@@ -49,6 +49,7 @@ class BatchRunner:
         self._places = desk.places
         self._crew = desk.crew
         self._left_behind = desk.left_behind
+        self._began_ns = desk.began_ns
         self._broadcast = broadcast
         self._inlet = inlet
         self._held: dict[str, str] = {}
@@ -65,6 +66,7 @@ class BatchRunner:
         """
         self._accept(effects)
         self._left_behind.clear()
+        self._began_ns.clear()
         monitor = self._parts.monitor
         monitor.batches.add(self)
         try:
@@ -177,7 +179,10 @@ class BatchRunner:
         if not self._waiting:
             return
         ready = conflict_free(self._waiting, tuple(self._running.values()))
-        starting = [call for call in ready if self._may_start(call)]
+        starting: list[CallState] = []
+        for call in ready:
+            if self._has_memory(call, starting) and self._may_start(call):
+                starting.append(call)
         intents = [ToolStarted(call_id=call.call.id) for call in starting if call.plan.effect == "write"]
         if intents:
             await self._ledger.commit(intents)
@@ -185,7 +190,16 @@ class BatchRunner:
             self._waiting.remove(call)
             self._running[call.call.id] = call
             place = self._held.pop(call.call.id)
+            if self._parts.learner is not None:
+                self._began_ns[call.call.id] = self._parts.clock.monotonic_ns()
             self._crew.start(partial(self._run, call, place, self._scope(call.call.id)))
+
+    def _has_memory(self, call: CallState, starting: Sequence[CallState]) -> bool:
+        """Whether there is memory for a call, by what its tool has taken before; one call always has."""
+        if self._parts.learner is None or not (self._running or starting):
+            return True
+        needed_bytes = self._parts.learner.memory_bytes(self._ledger.session.id, call.call.name)
+        return not needed_bytes or needed_bytes < self._parts.monitor.free_bytes
 
     def _scope(self, name: str) -> anyio.CancelScope:
         scope = self._scopes[name] = anyio.CancelScope()

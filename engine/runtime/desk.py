@@ -134,9 +134,12 @@ class Places:
 
 
 class Desk(NamedTuple):
-    """What the batches of one session share. `left_behind` are the calls of the newest one that nobody waits for."""
+    """What the batches of one session share. `left_behind` are the calls of the newest one that nobody waits for,
+    `began_ns` says when its calls began to run, where somebody predicts how long they take.
+    """
 
     mail: Mailbox
     places: Places
     crew: Crew
     left_behind: set[str]
+    began_ns: dict[str, int]

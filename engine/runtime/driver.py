@@ -79,7 +79,8 @@ class Driver:
         self.broadcast = broadcast
         self._mail = Mailbox()
         places = Places(parts.limits.max_concurrent_tools, self._mail.ring, parts.pipeline.lanes)
-        self._desk = Desk(self._mail, places, crew, set())
+        self.began_ns: dict[str, int] = {}
+        self._desk = Desk(self._mail, places, crew, set(), self.began_ns)
         self._lock = anyio.Lock(fast_acquire=True)
         self._queued = 0
         self._driving: anyio.Event | None = None

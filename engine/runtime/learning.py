@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from ..core.notices import Notice
 from ..core.record import TransitionRecord
 from ..core.session import Session
-from ..predict import Predictor
+from ..predict import Predictor, Situation
 from ..replay.lessons import Follower, teach
 from .shelf import Owner, Shelf
 
@@ -82,6 +82,21 @@ class Learner:
         """Return the predictor of an open session: ask it under the session's id. None where it is not open."""
         followed = self._followed.get(session)
         return None if followed is None else followed.predictor
+
+    def situation(self, session: str) -> Situation | None:
+        """Return what the engine knows about the next decision of an open session; ask its predictor with it."""
+        followed = self._followed.get(session)
+        return None if followed is None else followed.follower.situation
+
+    def memory_bytes(self, session: str, tool: str) -> int:
+        """Return the most memory that a call of a tool has taken, where that was much; else 0."""
+        followed = self._followed.get(session)
+        return 0 if followed is None else followed.predictor.heavy.get(tool, 0)
+
+    def decay(self) -> int:
+        """Let the predictors of open sessions forget their weakest contexts; return how many that were."""
+        predictors = {id(followed.predictor): followed.predictor for followed in self._followed.values()}
+        return sum(predictor.decay() for predictor in predictors.values())
 
     async def enter(self, session: Session) -> None:
         """Follow a session from where it stands."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 
@@ -13,14 +13,30 @@ from .crew import Crew
 from .driver import Driver
 from .ledger import Ledger
 from .opening import Who, check_siblings, opening_event
+from .parts import Parts
+
+if TYPE_CHECKING:
+    from .warmer import Warmer
 
 
 class Nursery(NamedTuple):
-    """What new drivers of one engine are made from: the gate, the tasks that run tools, the drivers there are."""
+    """What new drivers of one engine are made from: the gate, the tasks that run tools, the drivers there are, and who
+    prepares ahead for them.
+    """
 
     asking: Asking
     crew: Crew
     drivers: Mapping[str, Driver]
+    warmer: Warmer | None
+
+
+def warmer_of(parts: Parts, crew: Crew, drivers: Mapping[str, Driver]) -> Warmer | None:
+    """Return who prepares ahead in an engine; what that needs is loaded where somebody predicts and it is wanted."""
+    if parts.learner is None or parts.settings.warming.mode == "off":
+        return None
+    from .warmer import Warmer
+
+    return Warmer(parts, parts.learner, crew, drivers)
 
 
 async def load_driver(nursery: Nursery, name: str, who: Who, *, takeover: bool) -> Driver:
@@ -32,7 +48,8 @@ async def load_driver(nursery: Nursery, name: str, who: Who, *, takeover: bool) 
     parts = nursery.asking.parts
     writer = await parts.journal.claim(name, takeover=takeover)
     try:
-        broadcast = Broadcast(name, parts.watchers)
+        warmers = () if nursery.warmer is None else (nursery.warmer,)
+        broadcast = Broadcast(name, (*parts.watchers, *warmers))
         ledger = Ledger(name, parts, writer, broadcast)
         await ledger.load()
         parent = who.get("parent") or ledger.session.opened.parent

@@ -164,6 +164,11 @@ class Monitor:
         return self._watching.limits.max_concurrent_tools if self._governor is None else self._governor.places
 
     @property
+    def free_bytes(self) -> int:
+        """How much memory the machine has left."""
+        return self.gauge.free_bytes()
+
+    @property
     def admitting(self) -> bool:
         """Whether turns may begin, by the newest sample."""
         return self._governor is None or self._governor.admitting

@@ -18,6 +18,7 @@ from ..tools.registry import Toolbox
 from .lanes import LaneLimits
 from .monitor import Monitor
 from .pipeline import Pipeline
+from .warm_settings import WarmSettings
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class EngineSettings(Value):
     kind of fault that the host wants to decide about. A coroutine tool that keeps the event loop for longer than
     `loop_limit_s`, and a session that works in one state for longer than `stuck_after_s`, are reported in the log and
     in `engine.stats()`; None reports none. `lanes` caps what all sessions of the engine run at once, None does not; a
-    cap costs some 5 % of a small turn.
+    cap costs some 5 % of a small turn. `warming` says how an engine with a predictor prepares ahead.
     """
 
     system: str | None = None
@@ -58,6 +59,7 @@ class EngineSettings(Value):
     loop_limit_s: float | None = Field(default=1.0, gt=0)
     stuck_after_s: float | None = Field(default=600.0, gt=0)
     lanes: LaneLimits | None = None
+    warming: WarmSettings = Field(default_factory=WarmSettings)
 
 
 class TurnResult(NamedTuple):

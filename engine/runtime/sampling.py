@@ -77,6 +77,12 @@ class Gauge:
         self._peak_bytes = max(self._peak_bytes, rss_bytes)
         return rss_bytes
 
+    def free_bytes(self) -> int:
+        """Return the memory that the machine can still give, in bytes."""
+        from psutil import virtual_memory
+
+        return virtual_memory().available
+
     def read(self) -> Reading:
         """Return what is used now; of a process that has ended, what it had used when it was last seen."""
         living = [figures for figures in map(_figures, self._processes()) if figures is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..core.values import ResourceUsage, State
 from ..tools.cache import CacheStats
@@ -16,6 +16,9 @@ from .memory import MemoryStep
 from .parts import Parts
 from .sampling import Reading
 from .watchdog import LoopBlocked
+
+if TYPE_CHECKING:
+    from .warmer import Warmer, WarmReport
 
 
 class EngineStats(NamedTuple):
@@ -37,6 +40,7 @@ class EngineStats(NamedTuple):
         gates: how the gates before the models stand, by quota key: those that were used.
         cache: how the cache of results has served; None where no tool asks for one.
         memory_steps: what was done about memory, with the bytes that were freed.
+        warming: what was prepared ahead, where a predictor says what.
     """
 
     sessions: Mapping[State, int]
@@ -54,9 +58,12 @@ class EngineStats(NamedTuple):
     memory_steps: tuple[MemoryStep, ...] = ()
     places_in_all: int | None = None
     cache: CacheStats | None = None
+    warming: WarmReport | None = None
 
 
-def stats_of(drivers: Iterable[Driver], parts: Parts, gates: Mapping[str, GateSnapshot]) -> EngineStats:
+def stats_of(
+    drivers: Iterable[Driver], parts: Parts, gates: Mapping[str, GateSnapshot], warmer: Warmer | None
+) -> EngineStats:
     """Return the figures of the moment."""
     monitor, lanes, cache = parts.monitor, parts.pipeline.lanes, parts.pipeline.cache
     drivers, process = tuple(drivers), monitor.gauge.read()
@@ -76,4 +83,5 @@ def stats_of(drivers: Iterable[Driver], parts: Parts, gates: Mapping[str, GateSn
         gates=gates,
         cache=None if cache is None else cache.stats,
         lanes={} if lanes is None else {lane: lanes.stats(lane) for lane in Lane},
+        warming=None if warmer is None else warmer.report(),
     )

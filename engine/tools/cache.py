@@ -167,6 +167,13 @@ class ResultCache:
         for key in [key for key in self._flights if key.scope == scope]:
             del self._flights[key]
 
+    def expire(self, now_s: float) -> int:
+        """Drop what has run out; return how many bytes that freed. For idle time: a lookup never returns it anyway."""
+        before = self._bytes
+        for key in [key for key, entry in self._entries.items() if entry.until_s <= now_s]:
+            self._drop(key)
+        return before - self._bytes
+
     def clear(self) -> int:
         """Drop every entry; return how many bytes that freed. Calls in flight go on."""
         freed, self._bytes = self._bytes, 0

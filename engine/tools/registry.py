@@ -90,6 +90,10 @@ class Toolbox:
         """The tools where there is something to read with `read_result`."""
         return self.specs if self._reader is None else (*self.specs, self._reader().spec)
 
+    def prepare_worker(self, count: int = 1) -> None:
+        """Have as many worker processes ready as calls will probably need at once."""
+        self._workers.pool().prepare(count)
+
     async def aclose(self) -> None:
         """End every process that tools run in, with all it has started. Idempotent."""
         await self._workers.aclose()

@@ -13,6 +13,7 @@ import pytest
 
 from engine import (
     Engine,
+    EngineSettings,
     Learner,
     ModelReply,
     ModelRequest,
@@ -29,9 +30,13 @@ from engine.predict import END, Predictor, PredictorSettings
 from engine.predict.persistence import encode
 from engine.replay.lessons import learn
 from engine.runtime.shelf import SAVE_AFTER, Owner, Shelf, file_of, load, salt_of
+from engine.runtime.warm_settings import WarmSettings
 from tests.runtime.scenes import Verdicts, calls, history
 
 pytestmark = pytest.mark.anyio
+
+WATCHING = EngineSettings(warming=WarmSettings(mode="off"))
+"""Learn and prepare nothing: what is prepared, and what that saves, depends on times."""
 
 
 @tool(effect="read")
@@ -62,7 +67,7 @@ async def in_turn(request: ModelRequest) -> ModelReply:
 @asynccontextmanager
 async def learning(predictor: Predictor | Learner, journal: MemoryJournal | None = None) -> AsyncGenerator[Engine]:
     async with Engine(
-        model=FunctionModel(in_turn), tools=[find, get, fail], journal=journal, predictor=predictor
+        model=FunctionModel(in_turn), tools=[find, get, fail], journal=journal, predictor=predictor, settings=WATCHING
     ) as engine:
         yield engine
 

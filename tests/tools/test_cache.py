@@ -209,6 +209,13 @@ class CacheMachine(RuleBasedStateMachine):
         self.now_s += seconds
 
     @rule()
+    def trim(self) -> None:
+        before = self.cache.stats.held_bytes
+        freed = self.cache.expire(self.now_s)
+        self.entries = {key: entry for key, entry in self.entries.items() if self.now_s < entry[1]}
+        assert freed == before - self.cache.stats.held_bytes
+
+    @rule()
     def clear(self) -> None:
         assert self.cache.clear() == len(self.entries) * one_entry()
         self.entries.clear()
