@@ -117,7 +117,8 @@ class LateResult(Value):
 
 class UserAnswered(Ruling):
     """A pending request was answered. `plan` says what was decided about a call whose arguments the answer changed,
-    `overdue` that nobody answered in time; `blob` names the whole of a text that was too long for the model.
+    `overdue` that nobody answered in time; `blob` names the whole of a text that was too long for the model;
+    `objection` is why a task is not handed to the host although the answer lets it go.
     """
 
     kind: Literal["user_answered"] = "user_answered"
@@ -125,6 +126,7 @@ class UserAnswered(Ruling):
     plan: PlannedCall | None = None
     overdue: bool = False
     blob: str | None = None
+    objection: str | None = None
 
 
 class GrantRevoked(Value):

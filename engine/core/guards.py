@@ -56,6 +56,8 @@ def _check_answer(cursor: Cursor) -> None:
     more = event.arguments is not None or event.result is not None or event.grant is not None
     if more and answered_request(cursor).kind != "approval":
         raise InvalidEvent("only the answer to an approval can change arguments, give a result or a grant")
+    if event.objection is not None and answered_request(cursor).kind not in ("approval", "outcome"):
+        raise InvalidEvent("only an answer that lets a task go to the host can meet an objection")
     if (event.arguments is None) is not (event.plan is None):
         raise InvalidEvent("changed arguments need a plan, and a plan needs changed arguments")
 
@@ -122,6 +124,8 @@ def answered_call(cursor: Cursor) -> CallState:
     """Return the call that the event's answer is about as the answer closes it: refused, done, or in doubt."""
     event, request = cursor.event, answered_request(cursor)
     call = _call(cursor, request.call_id)
+    if event.objection is not None:
+        return call._replace(status=ToolStatus.DENIED, content=event.objection, error="denied")
     if event.result is not None:
         return call._replace(status=ToolStatus.COMPLETED, content=event.result, error=None)
     if request.kind == "approval":
@@ -270,6 +274,8 @@ def plan_extends_budget(cursor: Cursor) -> bool:
 def answer_starts_call(cursor: Cursor) -> bool:
     """Whether the answer lets a call run: an approval given, or "it did not happen" to an unknown outcome."""
     request = answered_request(cursor)
+    if cursor.event.objection is not None:
+        return False
     if request.kind == "approval":
         return bool(cursor.event.approve)
     return request.kind == "outcome" and not cursor.event.approve

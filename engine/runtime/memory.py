@@ -89,8 +89,8 @@ class Pressure(NamedTuple):
             (sheds, "shed"), (refuses, "refuse"), (admits, "admit"), (restores, "restore"),
         )  # fmt: skip
         places, in_all = (
-            min(most, max(1, now // 2) if sheds else now + restores)
-            for now, most in ((self.places, bounds.places), (self.in_all, bounds.in_all))
+            min(most, max(1, count // 2) if sheds else count + restores)
+            for count, most in ((self.places, bounds.places), (self.in_all, bounds.in_all))
         )
         admitting = admits or (self.admitting and not refuses)
         waited = 0 if sheds or restores else min(waited, bounds.patience)
