@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TypeAlias
 
-from . import append, growth, guards, import_time, lag, opening, rate, replay, sessions, step, turn, workers
+from . import append, growth, guards, import_time, inspector, lag, opening, rate, replay, sessions, step, turn, workers
 from .numbers import FULL, NORMAL, QUICK, Effort, Result, WrongResult
 from .report import Run, as_json, as_text, load, versions
 
@@ -30,6 +30,7 @@ BENCHMARKS: Mapping[str, Measure] = {
     "open": opening.measure,
     "replay": replay.measure,
     "import_time": import_time.measure,
+    "inspector": inspector.measure,
     "sessions": sessions.measure,
     "workers": workers.measure,
     "rate": rate.measure,

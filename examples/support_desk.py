@@ -99,28 +99,25 @@ class AskBeforeRefunds:
         return Decision("allow")
 
 
-def _calls(*asked: tuple[str, dict[str, Any]]) -> list[ToolCall]:
-    return [ToolCall(id=f"{name}-{next(_numbers)}", name=name, arguments=given) for name, given in asked]
-
-
-_numbers: Iterator[int] = iter(range(1, 100))
+def _calls(place: int, *asked: tuple[str, dict[str, Any]]) -> list[ToolCall]:
+    return [ToolCall(id=f"{name}-{place}", name=name, arguments=given) for name, given in asked]
 
 
 def _script() -> Iterator[ModelReply]:
     yield _reply(
         0, _calls(
-            ("find_order", {"number": 4711}), ("track_parcel", {"parcel": "XK-11"}),
+            0, ("find_order", {"number": 4711}), ("track_parcel", {"parcel": "XK-11"}),
             ("customer_history", {"customer": "Ada Lindqvist"}),
         ),
     )  # fmt: skip
     yield _reply(
         1, text="Your parcel XK-11 was lost in transit on 14 November. I am sorry. Shall I refund the 49.90 EUR?"
     )
-    yield _reply(2, _calls(("refund_rules", {"country": "SE"}), ("refund", {"order": 4711, "amount": "49.90"})))
-    yield _reply(3, _calls(("send_mail", {"to": "ada@example.org", "subject": "Your refund for order 4711"})))
+    yield _reply(2, _calls(2, ("refund_rules", {"country": "SE"}), ("refund", {"order": 4711, "amount": "49.90"})))
+    yield _reply(3, _calls(3, ("send_mail", {"to": "ada@example.org", "subject": "Your refund for order 4711"})))
     yield _reply(4, text="Done: 49.90 EUR are on their way back to you, and a confirmation is in your mail.")
-    yield _reply(5, _calls(("find_order", {"number": 4712}), ("track_parcel", {"parcel": "XK-12"})))
-    yield _reply(6, _calls(("track_parcel", {"parcel": "XK-12"})))
+    yield _reply(5, _calls(5, ("find_order", {"number": 4712}), ("track_parcel", {"parcel": "XK-12"})))
+    yield _reply(6, _calls(6, ("track_parcel", {"parcel": "XK-12"})))
     yield _reply(7, text="Your second parcel XK-12 is out for delivery and comes today before 18:00.")
 
 
@@ -135,6 +132,7 @@ def _reply(place: int, calls: list[ToolCall] | None = None, text: str | None = N
 async def record() -> list[TransitionRecord]:
     """Return the history, recorded anew. Needs an event loop with virtual time."""
     script = _script()
+    _tracked.clear()
 
     async def think(request: ModelRequest) -> ModelReply:
         del request

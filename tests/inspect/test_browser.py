@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,10 +22,12 @@ from engine.inspect.viewing import view
 from engine.journal.canonical import canonical
 from engine.replay import states
 from engine.testing.recording import Recording
+from tests.cli.commands import LIMIT_S, environment, start_of
 
 from .browser import Opened, chromium, npm_package
 from .pages import example, nasty
 
+AIRLINE = Path(__file__).resolve().parents[3] / "shared" / "data" / "airline-conversations.jsonl"
 SPEEDSCOPE = "speedscope@1.25.0"
 MERMAID = "mermaid@11.17.2"
 
@@ -178,7 +183,7 @@ def test_page_gives_back_the_lines_of_the_journal(show: Open, history: Callable[
 FILTERS = [
     "", "parcel", "PARCEL", "track -lost", "tool:refund", "tool:Track_Parcel is:problem", "state:idle", "-state:idle",
     "state:executing", "generating", "trigger:model_replied turn:2", "turn:02", "status:timed_out", "is:waits",
-    "call:refund-5", '"Ada Lindqvist"', '"wal', "nobody", "kind", "http://x", "Grüße", "你好", "👋🏽", '\\"',
+    "call:refund-2", '"Ada Lindqvist"', '"wal', "nobody", "kind", "http://x", "Grüße", "你好", "👋🏽", '\\"',
     "</script>", "\x7f", "prepare_context", "tool:", "tool", "~12/reply",
 ]  # fmt: skip
 
@@ -396,6 +401,60 @@ def test_page_prints_every_view(show: Open) -> None:
     assert opened.run(seen, ["theme", "filter", "show-states"]) == [False] * 3
     assert opened.run("() => document.querySelectorAll('#sheet [data-seq]').length") == 33
     assert opened.run("() => getComputedStyle(document.querySelector('#sheet .row')).position") == "static"
+
+
+# --- real runs, and live ones -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not AIRLINE.exists(), reason="the airline conversations are not in shared/data beside the checkout")
+def test_airline_conversations_can_be_looked_at(browser: Any, tmp_path: Path) -> None:
+    """Imported conversations of a real agent open without an error, and the page counts what they hold."""
+    lines = AIRLINE.read_text(encoding="utf-8").splitlines()[:2]
+    (tmp_path / "chats.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    journal = str(tmp_path / "airline.db")
+    command("import", str(tmp_path / "chats.jsonl"), "--journal", journal)
+    for line in lines:
+        chat = json.loads(line)
+        target = tmp_path / f"{chat['id']}.html"
+        command("inspect", journal, chat["id"], "-o", str(target))
+        opened = Opened(browser, target.as_uri())
+        opened.page.click("#show-usage")
+        asked = sum(len(message.get("tool_calls") or ()) for message in chat["messages"])
+        assert opened.run("() => inspector.store.calls.length") == asked
+        last = opened.run("() => inspector.messagesAt(inspector.store.count).length")
+        assert last == len(chat["messages"])
+        assert opened.complaints == []
+        opened.page.close()
+
+
+def command(*arguments: str) -> None:
+    """Run the real command: while a browser is there, this process cannot run an event loop of its own."""
+    subprocess.run(start_of(*arguments), check=True, capture_output=True, env=environment(), timeout=LIMIT_S)
+
+
+def test_followed_page_grows_while_another_process_writes(browser: Any, tmp_path: Path) -> None:
+    """New records appear by themselves, the reader's place is kept, and Ctrl-C ends the server in order."""
+    journal = str(tmp_path / "runs.db")
+    say = ("run", "note buy milk", "--journal", journal, "--session", "s", "--model", "scripted")
+    command(*say)
+    serving = subprocess.Popen(
+        start_of("inspect", journal, "--follow", "--port", "0"), stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    assert serving.stdout is not None
+    with serving, serving.stdout:
+        address = serving.stdout.readline().split(" at ")[1].split()[0]
+        opened = Opened(browser, f"{address}#seq=3")
+        before = opened.run("() => inspector.store.count")
+        command(*say)
+        opened.page.wait_for_function("(before) => inspector.store.count >= 2 * before - 1", arg=before)
+        opened.page.wait_for_function("document.getElementById('matches').textContent.startsWith('15')")
+        assert opened.text("#detail-title").startswith("3")
+        assert opened.run("(seq) => inspector.stateAt(seq).turns", 2 * before - 1) == 2
+        assert {urlsplit(asked).path for asked in opened.requests} == {"/", "/events"}
+        assert opened.complaints == []
+        opened.page.close()
+        serving.send_signal(signal.SIGINT)
+        assert serving.wait(LIMIT_S) == 0
 
 
 # --- other programs ---------------------------------------------------------------------------------------------------
