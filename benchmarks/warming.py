@@ -42,7 +42,7 @@ from engine.tools.warm import Warm, WarmContext
 
 from .numbers import Number, Result, check, distribution
 
-SESSIONS = 100
+SESSIONS = 60
 """Sessions of each set that are run."""
 
 CALL_S = 0.1

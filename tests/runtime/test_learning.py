@@ -29,7 +29,7 @@ from engine.models import FunctionModel
 from engine.predict import END, Predictor, PredictorSettings
 from engine.predict.persistence import encode
 from engine.replay.lessons import learn
-from engine.runtime.shelf import SAVE_AFTER, Owner, Shelf, file_of, load, salt_of
+from engine.runtime.shelf import SAVE_AFTER, UNPACKED, Owner, Shelf, file_of, load, salt_of
 from engine.runtime.warm_settings import WarmSettings
 from tests.runtime.scenes import Verdicts, calls, history
 
@@ -213,6 +213,25 @@ async def test_least_recently_used_owner_leaves_and_comes_back(tmp_path: Path) -
     again = await shelf.take(Owner("2"))
     assert again is not second
     assert again.observations == 1
+
+
+async def test_owners_that_nobody_uses_lie_packed_and_come_back_as_they_were(tmp_path: Path) -> None:
+    """Beyond the few used last, predictors without a session take little room; who comes back finds all of it."""
+    shelf = Shelf(tmp_path, 16)
+    before = {}
+    for number in range(UNPACKED + 3):
+        predictor = await shelf.take(Owner(str(number)))
+        for call in range(200):
+            predictor.update("s", f"tool {call % 7 + number}", ok=True)
+        predictor.end("s")
+        before[number] = text(predictor)
+        await shelf.put_back(Owner(str(number)))
+    packed = [owner.user for owner, kept in shelf._kept.items() if kept.packed]
+    assert packed == ["0", "1"]
+    assert len(predictor.pack()) < len(before[0]) / 2
+    for number in before:
+        assert text(await shelf.take(Owner(str(number)))) == before[number]
+    await shelf.aclose()
 
 
 @pytest.mark.parametrize("harm", ["damaged", "newer", "salt lost", "salt damaged"])
