@@ -34,11 +34,12 @@ from .runtime.loading import Nursery, load_driver
 from .runtime.memory import Freer
 from .runtime.monitor import Monitor, Watching
 from .runtime.opening import Who
+from .runtime.paging import Pager
 from .runtime.parts import EngineSettings, Learns, Parts, learner_of
 from .runtime.pipeline import ToolStats, furnish
 from .runtime.spending import check_names
 from .runtime.stats import EngineStats, stats_of
-from .session import Session
+from .session import House, Session
 
 
 class Extras(TypedDict, total=False):
@@ -107,6 +108,9 @@ class Engine:
         self._sessions: dict[str, Session] = {}
         self._drivers: dict[str, Driver] = {}
         self._opening = anyio.Lock()
+        self._pager = Pager(self._drivers, self._opening, settings.sessions_in_memory)
+        self._parts.monitor.freers.append(Freer("idle sessions", self._pager.page_out))
+        self._house = House(journal, self._start, self._forget, limits.stream_buffer)
         self._closing = self._begin()
         self._group: TaskGroup | None = None
         self._at_exit = ExitStack()
@@ -115,7 +119,8 @@ class Engine:
         if self._group is not None:
             raise EngineClosed("this engine is already open; make another one for another `async with`")
         self._group = await anyio.create_task_group().__aenter__()
-        self._nursery = Nursery(asking_of(self._parts), Crew(self._group), self._drivers)
+        self._nursery = Nursery(asking_of(self._parts), Crew(self._group), self._parents)
+        self._pager.open(self._nursery)
         self._closing = self._begin()
         if self._parts.redactor is not None:
             self._at_exit.callback(hide_in_log(self._parts.redactor))
@@ -131,6 +136,7 @@ class Engine:
             await self.shutdown(0.0 if kind else self._parts.settings.exit_grace_s)
         finally:
             self._group = None
+            self._sessions.clear()
             self._at_exit.close()
             group.cancel_scope.cancel()
             # The group is not told of the error: it would wrap it, and hosts catch JournalUnavailable, not a group.
@@ -180,13 +186,16 @@ class Engine:
             if self._closing.begun:
                 raise EngineClosed("the engine is shutting down: open the session in another engine")
             known = self._sessions.get(name)
-            if known is not None and not takeover:
-                return known
-            if known is not None:
+            if known is not None and takeover:
                 # It may have lost the session to another writer: only a new claim takes it back.
                 await known.close()
-            driver = self._drivers[name] = await load_driver(self._nursery, name, who, takeover=takeover)
-            session = self._sessions[name] = Session(driver, self._parts.journal, self._start, self._forget)
+                known = None
+            if known is None:
+                driver = self._drivers[name] = await load_driver(self._nursery, name, who, takeover=takeover)
+                session = self._sessions[name] = Session(self._pager.seat(driver), self._house)
+        if known is not None:
+            await known.load()
+            return known
         driver.watch()
         if driver.unfinished:
             group.start_soon(self._go_on, driver)
@@ -212,11 +221,12 @@ class Engine:
         Such points lie between a reply and its tools, and between rounds. Turns are recorded as shut down there, or
         after `deadline_s` seconds wherever they are, and go on when their session is opened again. Idempotent.
         """
+        self._pager.close()
         return await self._closing.drain(deadline_s)
 
     def stats(self) -> EngineStats:
         """Return what the engine is doing, what the process uses, and what was noticed. Takes some 100 µs."""
-        return stats_of(self._drivers.values(), self._parts.monitor)
+        return stats_of(self._drivers.values(), self._parts.monitor, len(self._sessions) - len(self._drivers))
 
     async def shutdown(self, grace_s: float = 0.0) -> None:
         """Let running turns end for up to `grace_s` seconds, interrupt the others, release every session. Idempotent.
@@ -228,6 +238,7 @@ class Engine:
         Raises:
             JournalUnavailable: something could not be released; everything else was.
         """
+        self._pager.close()
         await self._closing.shutdown(grace_s)
 
     def _running_group(self) -> TaskGroup:
@@ -245,12 +256,16 @@ class Engine:
     def _begin(self) -> Closing:
         return Closing(self._parts, self._drivers, self._opening, self._forget)
 
+    def _parents(self) -> Iterable[str | None]:
+        return (session.parent for session in self._sessions.values())
+
     def _start(self, work: Callable[[], object]) -> None:
         self._running_group().start_soon(work)  # type: ignore[arg-type]
 
     def _forget(self, session_id: str) -> None:
         self._sessions.pop(session_id, None)
         self._drivers.pop(session_id, None)
+        self._pager.forget(session_id)
         self._parts.monitor.forget(session_id)
 
 

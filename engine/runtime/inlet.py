@@ -72,6 +72,12 @@ class Inlet:
         self._mail = desk.mail
         self._crew = desk.crew
         self._acks: list[Ack] = []
+        self._noting = 0
+
+    @property
+    def noting(self) -> bool:
+        """Whether a late result is on its way into the journal."""
+        return self._noting > 0
 
     async def answer(self, event: UserAnswered) -> TurnResult:
         """Answer a pending request and wait until the session rests again.
@@ -109,6 +115,7 @@ class Inlet:
         if self._door.driving is not None:
             self._mail.post(event)
         elif not self._door.closed:
+            self._noting += 1
             self._crew.start(partial(self._note, event))
 
     async def _note(self, event: LateResult) -> None:
@@ -117,6 +124,8 @@ class Inlet:
         except Exception:
             # The call has its end: nothing is lost but the knowledge when its thread ended.
             logger.exception("a late result could not be recorded", call=event.call_id)
+        finally:
+            self._noting -= 1
 
     async def revoke(self, event: GrantRevoked) -> None:
         """Take a grant back; return when that is durable.

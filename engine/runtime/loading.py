@@ -1,12 +1,13 @@
-"""One session's driver, rebuilt from the journal. May import its neighbours."""
+"""One session's driver, rebuilt from the journal. May import ports and its neighbours."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import anyio
 
+from ..ports import Writer
 from .asking import Asking
 from .broadcast import Broadcast
 from .crew import Crew
@@ -16,11 +17,14 @@ from .opening import Who, check_siblings, opening_event
 
 
 class Nursery(NamedTuple):
-    """What new drivers of one engine are made from: the gate, the tasks that run tools, the drivers there are."""
+    """What new drivers of one engine are made from.
+
+    The gate before the model, the tasks that run tools, and the parents of the sessions that are open.
+    """
 
     asking: Asking
     crew: Crew
-    drivers: Mapping[str, Driver]
+    parents: Callable[[], Iterable[str | None]]
 
 
 async def load_driver(nursery: Nursery, name: str, who: Who, *, takeover: bool) -> Driver:
@@ -36,10 +40,23 @@ async def load_driver(nursery: Nursery, name: str, who: Who, *, takeover: bool) 
         ledger = Ledger(name, parts, writer, broadcast)
         await ledger.load()
         parent = who.get("parent") or ledger.session.opened.parent
-        check_siblings(parent, (driver.session for driver in nursery.drivers.values()), parts)
+        check_siblings(parent, nursery.parents(), parts)
         await ledger.commit_opening(opening_event(ledger.session, parts, who))
         return Driver(nursery.asking, ledger, broadcast, nursery.crew)
     except BaseException:
         with anyio.CancelScope(shield=True):
             await writer.release()
         raise
+
+
+async def reload_driver(nursery: Nursery, name: str, writer: Writer) -> Driver:
+    """Rebuild a session that this engine has the right to write to, and that has had nothing open since.
+
+    Raises:
+        JournalError: its history cannot be read or does not hold.
+    """
+    parts = nursery.asking.parts
+    broadcast = Broadcast(name, parts.watchers)
+    ledger = Ledger(name, parts, writer, broadcast)
+    await ledger.load()
+    return Driver(nursery.asking, ledger, broadcast, nursery.crew)

@@ -5,7 +5,7 @@ May import core, pydantic, ports and its neighbours. Must never do I/O.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypedDict
 
 from pydantic import ValidationError
@@ -31,6 +31,18 @@ class Who(TypedDict, total=False):
     metadata: JsonObject
 
 
+class Entry:
+    """An event from outside on its way in. It is made only when the session is ready for it."""
+
+    def __init__(self, make: Callable[[], Sequence[KnownEvent]], on_open: Callable[[], None] | None = None) -> None:
+        self._make = make
+        self.on_open = on_open
+
+    async def events(self) -> Sequence[KnownEvent]:
+        """Return the event, and what follows from it at once."""
+        return self._make()
+
+
 def as_prompt(given: str | Prompt) -> Prompt:
     """Return what opens a turn.
 
@@ -46,15 +58,20 @@ def as_prompt(given: str | Prompt) -> Prompt:
     return Prompt(text=given)
 
 
-def check_siblings(parent: str | None, siblings: Iterable[Session], parts: Parts) -> None:
+def check_siblings(parent: str | None, parents: Iterable[str | None], parts: Parts) -> None:
     """Refuse a session beyond those that its parent may have open at a time.
+
+    Args:
+        parent: its parent, if it has one.
+        parents: those of the sessions that are open.
+        parts: what the engine is made of.
 
     Raises:
         UsageError: there are as many already.
     """
     if parent is None:
         return
-    limit, count = parts.limits.max_parallel_tasks, sum(session.opened.parent == parent for session in siblings)
+    limit, count = parts.limits.max_parallel_tasks, sum(name == parent for name in parents)
     if count >= limit:
         raise UsageError(
             f"session {parent!r} already has {count} open child sessions; close one of them first, or raise "

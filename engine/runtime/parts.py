@@ -11,10 +11,10 @@ from pydantic import AfterValidator, Field
 
 from ..core.limits import Limits
 from ..core.redaction import Redactor
-from ..core.session import NO_USAGE
-from ..core.values import FaultKind, JsonObject, Outcome, Request, Usage, Value
+from ..core.session import NO_USAGE, Session
+from ..core.values import FaultKind, JsonObject, Outcome, Request, State, Usage, Value
 from ..ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy, RecoveryHandler
-from ..replay.turns import CallResult
+from ..replay.turns import CallResult, call_results
 from ..tools.registry import Toolbox
 from .lanes import LaneLimits
 from .monitor import Monitor
@@ -46,7 +46,8 @@ class EngineSettings(Value):
     kind of fault that the host wants to decide about. A coroutine tool that keeps the event loop for longer than
     `loop_limit_s`, and a session that works in one state for longer than `stuck_after_s`, are reported in the log and
     in `engine.stats()`; None reports none. `lanes` caps what all sessions of the engine run at once, None does not; a
-    cap costs some 5 % of a small turn.
+    cap costs some 5 % of a small turn. Of the open sessions the `sessions_in_memory` stay there that were used last,
+    None for all; whatever it says, idle ones leave memory when it runs short, and come back when they are used.
     """
 
     system: str | None = None
@@ -59,6 +60,7 @@ class EngineSettings(Value):
     loop_limit_s: float | None = Field(default=1.0, gt=0)
     stuck_after_s: float | None = Field(default=600.0, gt=0)
     lanes: LaneLimits | None = None
+    sessions_in_memory: int | None = Field(default=None, ge=1)
 
 
 class TurnResult(NamedTuple):
@@ -76,6 +78,20 @@ class TurnResult(NamedTuple):
     reason: str = ""
     pending: tuple[Request, ...] = ()
     turn: int = 0
+
+
+def turn_result(session: Session, duration_s: float) -> TurnResult:
+    """Return how the newest turn of a session came to rest, or stands, with the time that it took in seconds."""
+    turn = session.turn or session.last_turn
+    if turn is None:
+        return TurnResult(None, Outcome.COMPLETED)
+    outcome = turn.outcome
+    if outcome is None:
+        outcome = Outcome.WAITING if session.state is State.WAITING_FOR_USER else Outcome.INTERRUPTED
+    calls = call_results(turn)
+    return TurnResult(
+        turn.text, outcome, calls, turn.usage, duration_s, turn.reason, pending=session.pending, turn=turn.number
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class EngineStats:
 
     Attributes:
         sessions: how many open sessions are in which state; states without one are left out.
+        paged_out: how many of the idle ones are not in memory.
         running_tools: tools that run, those included whose calls have been given up.
         waiting_tools: calls that wait for a place or for a call of the same conflict key.
         process: what the process uses, the host's own part included.
@@ -42,13 +43,17 @@ class EngineStats:
     stuck: tuple[Stuck, ...] = ()
     blocked: tuple[LoopBlocked, ...] = ()
     memory_steps: tuple[MemoryStep, ...] = ()
+    paged_out: int = 0
 
 
-def stats_of(drivers: Iterable[Driver], monitor: Monitor) -> EngineStats:
-    """Return the figures of the moment."""
+def stats_of(drivers: Iterable[Driver], monitor: Monitor, paged_out: int) -> EngineStats:
+    """Return the figures of the moment; see `EngineStats`."""
     drivers = tuple(drivers)
+    states = Counter(driver.session.state for driver in drivers)
+    if paged_out:
+        states[State.IDLE] += paged_out
     return EngineStats(
-        sessions=dict(Counter(driver.session.state for driver in drivers)),
+        sessions=dict(states),
         running_tools=sum(driver.running_tools for driver in drivers),
         waiting_tools=sum(batch.waiting for batch in monitor.batches),
         process=monitor.gauge.read(),
@@ -58,4 +63,5 @@ def stats_of(drivers: Iterable[Driver], monitor: Monitor) -> EngineStats:
         stuck=tuple(monitor.stuck),
         blocked=tuple(monitor.blocked),
         memory_steps=tuple(monitor.steps),
+        paged_out=paged_out,
     )
