@@ -119,7 +119,7 @@ class Engine:
         if self._group is not None:
             raise EngineClosed("this engine is already open; make another one for another `async with`")
         self._group = await anyio.create_task_group().__aenter__()
-        self._nursery = Nursery(asking_of(self._parts), Crew(self._group), self._parents)
+        self._nursery = Nursery(asking_of(self._parts), Crew(self._group), self._parents, self._forget)
         self._pager.open(self._nursery)
         self._closing = self._begin()
         if self._parts.redactor is not None:
@@ -186,20 +186,18 @@ class Engine:
             if self._closing.begun:
                 raise EngineClosed("the engine is shutting down: open the session in another engine")
             known = self._sessions.get(name)
-            if known is not None and takeover:
-                # It may have lost the session to another writer: only a new claim takes it back.
-                await known.close()
-                known = None
-            if known is None:
+            if known is None or takeover:
+                if known is not None:
+                    # It may have lost the session to another writer: only a new claim takes it back.
+                    await known.close()
                 driver = self._drivers[name] = await load_driver(self._nursery, name, who, takeover=takeover)
                 session = self._sessions[name] = Session(self._pager.seat(driver), self._house)
-        if known is not None:
-            await known.load()
-            return known
-        driver.watch()
-        if driver.unfinished:
-            group.start_soon(self._go_on, driver)
-        return session
+                driver.watch()
+                if driver.unfinished:
+                    group.start_soon(self._go_on, driver)
+                return session
+        await known.load()
+        return known
 
     async def find(self, external_id: str) -> list[str]:
         """Return the ids of the sessions that were opened with this external id, sorted. Looks through all sessions."""

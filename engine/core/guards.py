@@ -291,6 +291,12 @@ def other_answers_missing(cursor: Cursor) -> bool:
     return len(cursor.open_turn.requests) > 1
 
 
+def plan_shuts_down(cursor: Cursor) -> bool:
+    """Whether the recovery plan gives the turn up, and the session with it."""
+    plan = cursor.open_turn.plan
+    return plan is not None and plan.end == "shutdown"
+
+
 def plan_parks(cursor: Cursor) -> bool:
     """Whether the recovery plan is to wait so long that the session is not to be kept for it."""
     plan = cursor.open_turn.plan

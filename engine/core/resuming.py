@@ -53,6 +53,13 @@ def give_up(cursor: Cursor) -> None:
     end_turn(cursor, Outcome.FAILED, reason)
 
 
+def shut_down(cursor: Cursor) -> None:
+    """End the turn as failed and let go of the session; it comes back idle."""
+    give_up(cursor)
+    cursor.left = State.IDLE
+    cursor.effects.append(CLOSE)
+
+
 def start_answered_call(cursor: Cursor) -> None:
     """Let the call run that the answer is about, with the arguments that the answer says; keep a grant it gives."""
     run_call(cursor, _let_go(cursor))

@@ -94,6 +94,7 @@ ROWS: tuple[Row, ...] = (
     Row("recovery_needs_user", (ERROR,), given.plan_extends_budget, WAITING, then.ask_for_more),
     Row("recovery_needs_user", (ERROR,), given.plan_parks, WAITING, then.park),
     Row("recovery_needs_user", (ERROR,), None, WAITING, then.ask_about_outcomes),
+    Row("recovery_failed", (ERROR,), given.plan_shuts_down, SHUTDOWN, then.shut_down),
     Row("recovery_failed", (ERROR,), None, IDLE, then.give_up),
     Row("turn_cancelled", IN_TURN, None, IDLE, then.cancel_turn),
     # The session comes back after a crash (inside a turn) or after a shutdown (to the state it left).

@@ -57,13 +57,17 @@ class Driver:
         ledger: the session and its journal, loaded.
         broadcast: where records and notices go.
         crew: runs tools that run side by side, and the alarm of a parked turn.
+        forget: called with the session's id when a recovery plan has shut it down.
     """
 
-    def __init__(self, asking: Asking, ledger: Ledger, broadcast: Broadcast, crew: Crew) -> None:
+    def __init__(
+        self, asking: Asking, ledger: Ledger, broadcast: Broadcast, crew: Crew, forget: Callable[[str], None]
+    ) -> None:
         self._asking = asking
         self.parts = parts = asking.parts
         self.ledger = ledger
         self.broadcast = broadcast
+        self._forget = forget
         self._mail = Mailbox()
         places = Places(parts.limits.max_concurrent_tools, self._mail.ring, parts.pipeline.lanes)
         self._desk = Desk(self._mail, places, crew, set())
@@ -235,6 +239,8 @@ class Driver:
                     self._let_in(entry)
                     await self._to_rest(entry.events)
             self._alarm.set(self.session.pending)
+            if self.session.state is State.SHUTDOWN and self.session.turn is None:
+                await self._shut_down()
             return self.result()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
@@ -247,6 +253,14 @@ class Driver:
             self._driving = None
             if self.on_rest is not None:
                 self.on_rest(self.session.id)
+
+    async def _shut_down(self) -> None:
+        """Give the session up, whose recovery plan says so; whoever wants it opens it again."""
+        with anyio.CancelScope(shield=True):
+            try:
+                await self.close()
+            finally:
+                self._forget(self.session.id)
 
     def _let_in(self, entry: Entry) -> None:
         """Make sure that the session may still take an event from outside, and tell who waits for that."""

@@ -19,12 +19,13 @@ from .opening import Who, check_siblings, opening_event
 class Nursery(NamedTuple):
     """What new drivers of one engine are made from.
 
-    The gate before the model, the tasks that run tools, and the parents of the sessions that are open.
+    The gate before the model, the tasks that run tools, the parents of the open sessions, and how to forget a session.
     """
 
     asking: Asking
     crew: Crew
     parents: Callable[[], Iterable[str | None]]
+    forget: Callable[[str], None]
 
 
 async def load_driver(nursery: Nursery, name: str, who: Who, *, takeover: bool) -> Driver:
@@ -42,7 +43,7 @@ async def load_driver(nursery: Nursery, name: str, who: Who, *, takeover: bool) 
         parent = who.get("parent") or ledger.session.opened.parent
         check_siblings(parent, nursery.parents(), parts)
         await ledger.commit_opening(opening_event(ledger.session, parts, who))
-        return Driver(nursery.asking, ledger, broadcast, nursery.crew)
+        return Driver(nursery.asking, ledger, broadcast, nursery.crew, nursery.forget)
     except BaseException:
         with anyio.CancelScope(shield=True):
             await writer.release()
@@ -59,4 +60,4 @@ async def reload_driver(nursery: Nursery, name: str, writer: Writer) -> Driver:
     broadcast = Broadcast(name, parts.watchers)
     ledger = Ledger(name, parts, writer, broadcast)
     await ledger.load()
-    return Driver(nursery.asking, ledger, broadcast, nursery.crew)
+    return Driver(nursery.asking, ledger, broadcast, nursery.crew, nursery.forget)

@@ -121,6 +121,8 @@ ASKED: list[KnownEvent] = [opened(), prompt(), CONTEXT]
 IN_DOUBT: list[KnownEvent] = [*ASKED, reply(RUN, RUN), started(1), started(2), BACK]
 """Two writes had started when the process died."""
 
+SHUT_DOWN = RecoveryPlan(action="give_up", end="shutdown")
+
 GRANT = GrantTerms(pattern="pay")
 GRANTED: list[KnownEvent] = [
     *ASKED, reply(ASK), UserAnswered(request_id="s:4:0:approval", approve=True, grant=GRANT),
@@ -176,6 +178,7 @@ SESSIONS: dict[str, list[KnownEvent]] = {
     "error, decided by the host": [
         *ASKED, fault("model_failure", retryable=True), RecoveryPlanned(plan=RecoveryPlan(action="give_up")),
     ],
+    "error, to shut down": [*ASKED, fault("host_failure"), RecoveryPlanned(plan=SHUT_DOWN)],
     "tools, a second attempt": [*ASKED, reply(TRIED, TRIED), ToolRetried(call_id="c1", content="no answer")],
     "tools, one stops the turn": [*ASKED, reply(RUN, STOPS), ended(2, ToolStatus.FAILED)],
     "tools, beside a task": [*ASKED, reply(RUN, TASK)],
@@ -204,8 +207,8 @@ SESSIONS: dict[str, list[KnownEvent]] = {
 """Name → the events that lead there."""
 
 SESSIONS |= {
-    f"shut down: {name}": [*events, STOP] for name, events in SESSIONS.items() if events and "idle after" not in name
-}
+    "shut down by a plan": [*ASKED, fault("host_failure"), RecoveryPlanned(plan=SHUT_DOWN), RecoveryFailed()],
+} | {f"shut down: {name}": [*events, STOP] for name, events in SESSIONS.items() if events and "idle after" not in name}
 
 
 def session(name: str) -> Session:
@@ -296,6 +299,7 @@ def _faults(_: Session) -> Iterator[KnownEvent]:
 
 def _decisions(_: Session) -> Iterator[KnownEvent]:
     yield RecoveryPlanned(plan=RecoveryPlan(action="give_up"))
+    yield RecoveryPlanned(plan=SHUT_DOWN)
     yield RecoveryPlanned(plan=RecoveryPlan(action="ask"))
     for state in (State.PROCESSING, State.GENERATING_RESPONSE):
         yield RecoveryPlanned(plan=RecoveryPlan(action="resume", resume=state))

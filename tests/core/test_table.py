@@ -156,7 +156,10 @@ MISTAKES: dict[str, tuple[tuple[Row, ...], str]] = {
     "a way out of shutdown": (
         changed(SHUTTING, sources=(*ROWS[SHUTTING].sources, State.SHUTDOWN)), "shutdown_requested leaves shutdown",
     ),
-    "a state that nothing leads to": (changed(SHUTTING, dest=None), "shutdown cannot be reached"),
+    "a state that nothing leads to": (
+        tuple(row._replace(dest=None) if row.dest is State.SHUTDOWN else row for row in ROWS),
+        "shutdown cannot be reached",
+    ),
     "a state that nothing leaves": (
         tuple(row._replace(dest=None) if row.trigger == "resumed" else row for row in ROWS), "shutdown cannot be left",
     ),
