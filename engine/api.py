@@ -16,6 +16,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from .core.limits import Limits
+from .core.loans import Loan, Share
 from .core.record import TransitionRecord
 from .core.redaction import Redactor
 from .core.values import check_id
@@ -30,16 +31,17 @@ from .runtime.closing import Closing, DrainReport
 from .runtime.crew import Crew
 from .runtime.dead_letters import DeadLetters
 from .runtime.driver import Driver
+from .runtime.lending import borrow, room_of
 from .runtime.loading import Nursery, load_driver
 from .runtime.memory import Freer
 from .runtime.monitor import Monitor, Watching
-from .runtime.opening import Who
-from .runtime.paging import Pager
+from .runtime.opening import Room, Who
+from .runtime.paging import House, Pager
 from .runtime.parts import EngineSettings, Learns, Parts, learner_of
 from .runtime.pipeline import ToolStats, furnish
 from .runtime.spending import check_names
 from .runtime.stats import EngineStats, stats_of
-from .session import House, Session
+from .session import Session
 
 
 class Extras(TypedDict, total=False):
@@ -110,7 +112,7 @@ class Engine:
         self._opening = anyio.Lock()
         self._pager = Pager(self._drivers, self._opening, settings.sessions_in_memory)
         self._parts.monitor.freers.append(Freer("idle sessions", self._pager.page_out))
-        self._house = House(journal, self._start, self._forget, limits.stream_buffer)
+        self._house = House(journal, self._start, self._forget, self._drivers, limits.stream_buffer)
         self._closing = self._begin()
         self._group: TaskGroup | None = None
         self._at_exit = ExitStack()
@@ -119,7 +121,7 @@ class Engine:
         if self._group is not None:
             raise EngineClosed("this engine is already open; make another one for another `async with`")
         self._group = await anyio.create_task_group().__aenter__()
-        self._nursery = Nursery(asking_of(self._parts), Crew(self._group), self._parents, self._forget)
+        self._nursery = Nursery(asking_of(self._parts), Crew(self._group), self._room, self._forget)
         self._pager.open(self._nursery)
         self._closing = self._begin()
         if self._parts.redactor is not None:
@@ -162,7 +164,14 @@ class Engine:
         """How the calls of each tool have ended so far."""
         return self._parts.pipeline.metrics.stats()
 
-    async def open(self, session_id: str | None = None, *, takeover: bool = False, **who: Unpack[Who]) -> Session:
+    async def open(
+        self,
+        session_id: str | None = None,
+        *,
+        takeover: bool = False,
+        share: Share | None = None,
+        **who: Unpack[Who],
+    ) -> Session:
         """Return a session: a new one, or one rebuilt from its journal.
 
         A turn that was interrupted goes on in the background: finished tools are not run again, calls that never
@@ -171,17 +180,26 @@ class Engine:
         Args:
             session_id: `[A-Za-z0-9_-]{1,128}`; a new unique one if not given.
             takeover: take the session from another living writer.
+            share: what the session gets of the budgets of its parent's open turn, which must be open in this engine;
+                when it is closed at rest it gives back what it has not used. None for limits of its own.
             who: recorded with the session, see `Who`; what is not given stays as it was recorded.
 
         Raises:
             InvalidId: the id does not match.
-            UsageError: what is said about whose session it is cannot be recorded, or its parent has too many open.
+            UsageError: what is said about whose session it is cannot be recorded, its parent has too many open, or
+                cannot lend it so much.
             SessionBusy: another engine or process writes to the session.
             EngineClosed: the engine is not open.
             JournalError: the history cannot be read or does not hold.
         """
-        group = self._running_group()
+        self._running_group()
         name = uuid4().hex if session_id is None else check_id(session_id)
+        if share is None or name in self._sessions:
+            return await self._open(name, who, None, takeover=takeover)
+        parent = self._drivers.get(who.get("parent") or "")
+        return await borrow(parent, name, share, lambda loan: self._open(name, who, loan, takeover=takeover))
+
+    async def _open(self, name: str, who: Who, loan: Loan | None, *, takeover: bool) -> Session:
         async with self._opening:
             if self._closing.begun:
                 raise EngineClosed("the engine is shutting down: open the session in another engine")
@@ -190,11 +208,12 @@ class Engine:
                 if known is not None:
                     # It may have lost the session to another writer: only a new claim takes it back.
                     await known.close()
-                driver = self._drivers[name] = await load_driver(self._nursery, name, who, takeover=takeover)
+                driver = await load_driver(self._nursery, name, who, loan, takeover=takeover)
+                self._drivers[name] = driver
                 session = self._sessions[name] = Session(self._pager.seat(driver), self._house)
                 driver.watch()
                 if driver.unfinished:
-                    group.start_soon(self._go_on, driver)
+                    self._running_group().start_soon(self._go_on, driver)
                 return session
         await known.load()
         return known
@@ -254,8 +273,9 @@ class Engine:
     def _begin(self) -> Closing:
         return Closing(self._parts, self._drivers, self._opening, self._forget)
 
-    def _parents(self) -> Iterable[str | None]:
-        return (session.parent for session in self._sessions.values())
+    def _room(self, parent: str) -> Room:
+        children = [name for name, session in self._sessions.items() if session.parent == parent]
+        return room_of(self._drivers.get(parent), [self._drivers.get(name) for name in children], self._parts.limits)
 
     def _start(self, work: Callable[[], object]) -> None:
         self._running_group().start_soon(work)  # type: ignore[arg-type]

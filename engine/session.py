@@ -6,9 +6,9 @@ below it. Must never change a session but through its driver.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import NamedTuple, Unpack
+from typing import Unpack
 
 import anyio
 from pydantic import ValidationError
@@ -20,27 +20,16 @@ from .core.record import TransitionRecord
 from .core.values import BudgetKind, Message, Prompt, Request, State, Usage
 from .errors import InvalidEvent
 from .journal.codec import decode
-from .ports import Journal
 from .replay.reading import read_history
 from .replay.turns import ConversationTurn
 from .runtime.answering import Said
 from .runtime.closing import let_go
+from .runtime.lending import settle
 from .runtime.opening import as_prompt
-from .runtime.paging import Seat
+from .runtime.paging import House, Seat
 from .runtime.parts import TurnResult
 from .runtime.stream import TurnStream
 from .tools.encode import complaint
-
-
-class House(NamedTuple):
-    """What the sessions of one engine share: the journal, how to start a task, how to forget a session that is closed,
-    and how many items of a stream may wait.
-    """
-
-    journal: Journal
-    start: Callable[[Callable[[], object]], None]
-    forget: Callable[[str], None]
-    stream_buffer: int
 
 
 class Session:
@@ -225,9 +214,17 @@ class Session:
             yield record
 
     async def close(self) -> None:
-        """Release the session; an open turn is interrupted in order. Idempotent."""
+        """Release the session; an open turn is interrupted in order. Idempotent.
+
+        What it has not used of its parent's budgets goes back, unless a turn is open, which keeps it to go on with.
+        """
         if self._seat.card is None:
-            await let_go(self._seat.driver, self._house.forget)
+            driver = self._seat.driver
+            driver.refuse_prompts()
+            try:
+                await settle(driver, self._house.drivers)
+            finally:
+                await let_go(driver, self._house.forget)
         else:
             self._house.forget(self.id)
             await self._seat.release()

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from .grants import Ruling
+from .loans import Loan, Spent
 from .values import (
     Fault,
     JsonObject,
@@ -31,7 +32,10 @@ from .values import (
 
 
 class SessionOpened(Value):
-    """The session was created, or opened with other settings than it was last recorded with."""
+    """The session was created, or opened with other settings than it was last recorded with.
+
+    `loan` is what its parent lends it: all its turns together use no more.
+    """
 
     kind: Literal["session_opened"] = "session_opened"
     settings: SessionSettings = Field(default_factory=SessionSettings.trusted)
@@ -40,6 +44,7 @@ class SessionOpened(Value):
     workspace: str | None = None
     parent: str | None = None
     metadata: JsonObject = Field(default_factory=dict)
+    loan: Loan | None = None
 
 
 class PromptReceived(Value):
@@ -134,6 +139,22 @@ class GrantRevoked(Value):
     by: str | None = None
 
 
+class BudgetLent(Value):
+    """A part of the open turn's budgets was set aside for a child session. The loan's id comes from the record."""
+
+    kind: Literal["budget_lent"] = "budget_lent"
+    child: str
+    loan: Loan
+
+
+class BudgetSettled(Value):
+    """A child session ended and gave back what it had not used. Recorded in its own history and in its parent's."""
+
+    kind: Literal["budget_settled"] = "budget_settled"
+    loan: str
+    spent: Spent = Field(default_factory=Spent.trusted)
+
+
 class Faulted(Value):
     """An expected failure happened outside a tool's own result."""
 
@@ -208,6 +229,8 @@ KnownEvent: TypeAlias = (
     | LateResult
     | UserAnswered
     | GrantRevoked
+    | BudgetLent
+    | BudgetSettled
     | Faulted
     | RecoveryPlanned
     | Recovered
@@ -226,8 +249,8 @@ EVENT_TYPES: dict[str, type[KnownEvent]] = {
     event.model_fields["kind"].default: event
     for event in (
         SessionOpened, PromptReceived, ContextPrepared, ModelReplied, ToolStarted, ToolFinished, ToolRetried,
-        LateResult, UserAnswered, GrantRevoked, Faulted, RecoveryPlanned, Recovered, RecoveryNeedsUser, RecoveryFailed,
-        TurnCancelled, Resumed, ShutdownRequested,
+        LateResult, UserAnswered, GrantRevoked, BudgetLent, BudgetSettled, Faulted, RecoveryPlanned, Recovered,
+        RecoveryNeedsUser, RecoveryFailed, TurnCancelled, Resumed, ShutdownRequested,
     )
 }  # fmt: skip
 """Tag → class: the closed table that decoding uses."""
@@ -244,8 +267,8 @@ class UnknownEvent(Value):
 
 
 __all__ = [
-    "EVENTS", "EVENT_TYPES", "ContextPrepared", "Event", "Faulted", "GrantRevoked", "KnownEvent", "LateResult",
-    "ModelReplied", "ProbeResult", "PromptReceived", "Recovered", "RecoveryFailed", "RecoveryNeedsUser",
-    "RecoveryPlanned", "Resumed", "SessionOpened", "ShutdownRequested", "ToolFinished", "ToolRetried", "ToolStarted",
-    "TurnCancelled", "UnknownEvent", "UserAnswered",
+    "EVENTS", "EVENT_TYPES", "BudgetLent", "BudgetSettled", "ContextPrepared", "Event", "Faulted", "GrantRevoked",
+    "KnownEvent", "LateResult", "ModelReplied", "ProbeResult", "PromptReceived", "Recovered", "RecoveryFailed",
+    "RecoveryNeedsUser", "RecoveryPlanned", "Resumed", "SessionOpened", "ShutdownRequested", "ToolFinished",
+    "ToolRetried", "ToolStarted", "TurnCancelled", "UnknownEvent", "UserAnswered",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import InvalidEvent
-from .budgets import short_of
+from .budgets import short_of, too_much
 from .cursor import Cursor
 from .events import ModelReplied
 from .recovery import TROUBLE, objection_to, trouble_of
@@ -57,6 +57,27 @@ def _check_revocation(cursor: Cursor) -> None:
         raise InvalidEvent(f"no grant {cursor.event.grant_id!r} in this session; there are: {known}")
 
 
+def _check_lending(cursor: Cursor) -> None:
+    event, turn = cursor.event, cursor.open_turn
+    if any(lent.child == event.child and lent.spent is None for lent in turn.lent):
+        raise InvalidEvent(f"budget_lent: session {event.child!r} has a loan already")
+    kind = too_much(turn, cursor.opened.settings, event.loan)
+    if kind is not None:
+        raise InvalidEvent(
+            f"budget_lent: the turn has not so much of its budget of {kind} left; ask for a smaller share"
+        )
+
+
+def _check_settlement(cursor: Cursor) -> None:
+    own, turn = cursor.opened.loan, cursor.turn
+    if turn is None:
+        known = [own.id] if own is not None and not own.settled else []
+    else:
+        known = [lent.loan.id for lent in turn.lent if lent.spent is None]
+    if cursor.event.loan not in known:
+        raise InvalidEvent(f"budget_settled: no loan {cursor.event.loan!r} is open; open: {', '.join(known) or 'none'}")
+
+
 def _check_reply(cursor: Cursor) -> None:
     _check_plans(cursor.event.reply.tool_calls, cursor.event.plans)
 
@@ -85,6 +106,8 @@ CHECKS: dict[str, Callable[[Cursor], None]] = {
     "tool_retried": _check_retry,
     "user_answered": _check_answer,
     "grant_revoked": _check_revocation,
+    "budget_lent": _check_lending,
+    "budget_settled": _check_settlement,
     "model_replied": _check_reply,
     "prompt_received": _check_prompt,
     "recovery_planned": _check_decision,

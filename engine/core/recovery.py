@@ -85,7 +85,8 @@ def tool_delay_s(attempt: int, settings: SessionSettings) -> float:
 
 
 def _budget_plan(fault: Fault, turn: Turn, settings: SessionSettings) -> RecoveryPlan:
-    if fault.budget is None or turn.concluding or settings.on_budget == "fail":
+    # What a parent lends nobody can extend: the child's turn fails, and the parent goes on.
+    if fault.budget is None or turn.concluding or settings.on_budget == "fail" or turn.loan is not None:
         return RecoveryPlan(action="give_up")
     if settings.on_budget == "ask":
         return RecoveryPlan(action="ask", adjustment="extend")

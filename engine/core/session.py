@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from .events import SessionOpened
 from .grants import Grant
+from .loans import NOTHING_SPENT, Lent, Loan, Spent
 from .transcript import Transcript
 from .values import (
     BudgetKind,
@@ -102,6 +103,7 @@ class Turn(NamedTuple):
     """A turn, open or just ended. `fault_counts` pairs a fault kind with how often it struck in this turn.
 
     `extended` pairs a budget with what was added to it; `concluding` says that the model was asked for its last reply.
+    `loan` is what the session's parent lends it, `before` what earlier turns used of that; `lent` is for its children.
     """
 
     number: int
@@ -127,6 +129,9 @@ class Turn(NamedTuple):
     cost_pico: int = 0
     extended: tuple[tuple[BudgetKind, int], ...] = ()
     concluding: bool = False
+    loan: Loan | None = None
+    before: Spent = NOTHING_SPENT
+    lent: tuple[Lent, ...] = ()
 
     @property
     def calls(self) -> tuple[CallState, ...]:

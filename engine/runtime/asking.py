@@ -226,7 +226,8 @@ def _judge(parts: Parts, session: Session, reply: object) -> KnownEvent:
         return _fault("bad_reply", f"the reply uses a call id twice: {', '.join(ids)}", retryable=True)
     if not ids and not reply.text and not isinstance(parts.model, RecordedModel):
         return _fault("empty_reply", f"the reply has neither text nor calls (finish: {reply.finish})", retryable=True)
-    cost_pico = cost_of(parts, reply) if parts.limits.counts_output else None
+    loan = session.opened.loan
+    cost_pico = cost_of(parts, reply, loan) if parts.limits.counts_output or loan is not None else None
     if not ids:
         return ModelReplied.trusted(reply=reply, cost_pico=cost_pico)
     try:

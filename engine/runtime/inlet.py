@@ -12,18 +12,20 @@ from typing import Protocol
 
 import anyio
 
+from ..core.cursor import Cursor
 from ..core.effects import KnownEffect
-from ..core.events import GrantRevoked, KnownEvent, LateResult, UserAnswered
+from ..core.events import BudgetLent, BudgetSettled, GrantRevoked, KnownEvent, LateResult, UserAnswered
 from ..core.grants import is_over
 from ..core.session import CallState
+from ..core.step import take
 from ..core.values import Request
-from ..errors import InvalidEvent
+from ..errors import IllegalTransition, InvalidEvent
 from ..log import logger
 from ..tools.cache import scope_of
 from .answering import overdue, seconds_left, with_plan
 from .broadcast import Broadcast
 from .clock import timestamp
-from .desk import Ack, Desk
+from .desk import Ack, Aside, Desk
 from .ledger import Ledger
 from .parts import Parts, TurnResult
 from .performers import tool_context
@@ -111,21 +113,41 @@ class Inlet:
 
     def late(self, call: CallState) -> None:
         """Record that the thread of a call has ended which had been given up."""
-        event = LateResult(call_id=call.call.id, key=call.key)
+        self.aside(LateResult(call_id=call.call.id, key=call.key))
+
+    def aside(self, event: LateResult | BudgetSettled) -> None:
+        """Record something soon that nobody waits for."""
         if self._door.driving is not None:
             self._mail.post(event)
         elif not self._door.closed:
             self._noting += 1
             self._crew.start(partial(self._note, event))
 
-    async def _note(self, event: LateResult) -> None:
+    async def _note(self, event: LateResult | BudgetSettled) -> None:
         try:
             await self._door.note(event)
         except Exception:
-            # The call has its end: nothing is lost but the knowledge when its thread ended.
-            logger.exception("a late result could not be recorded", call=event.call_id)
+            # The call has its end, a loan stays set aside until the turn ends: nothing is lost that anybody relies on.
+            logger.exception("what happened beside a turn could not be recorded", event_kind=event.kind)
         finally:
             self._noting -= 1
+
+    async def lend(self, event: BudgetLent) -> None:
+        """Set a part of the open turn's budgets aside; return when that is durable.
+
+        Raises:
+            InvalidEvent, IllegalTransition: the turn has ended, or has not so much left.
+            JournalUnavailable: it is not durable.
+        """
+        await self._hand_in(event)
+
+    async def _hand_in(self, event: GrantRevoked | BudgetLent) -> None:
+        if self._door.driving is None:
+            await self._door.note(event)
+        else:
+            ack = Ack()
+            self._mail.post(event, ack)
+            await ack.wait()
 
     async def revoke(self, event: GrantRevoked) -> None:
         """Take a grant back; return when that is durable.
@@ -137,12 +159,7 @@ class Inlet:
         session = self._door.ledger.session
         if all(grant.id != event.grant_id for grant in session.grants):
             raise InvalidEvent(f"no grant {event.grant_id!r} in session {session.id!r}")
-        if self._door.driving is None:
-            await self._door.note(event)
-        else:
-            ack = Ack()
-            self._mail.post(event, ack)
-            await ack.wait()
+        await self._hand_in(event)
 
     def watch(self, requests: Iterable[Request]) -> None:
         """Refuse each of the requests when its time is over and nobody has answered it."""
@@ -161,22 +178,30 @@ class Inlet:
         return effects
 
     def revocations(self) -> list[KnownEvent]:
-        """Return the revocations and late results that came while something else went on; refuse what is gone."""
-        if not self._mail:
-            return []
-        known = {grant.id for grant in self._door.ledger.session.grants}
+        """Return what came beside whatever else went on, such as revocations; refuse what does not fit any more."""
+        asides = self._mail.take_asides() if self._mail else []
+        return self.admitted(asides, self._acks) if asides else []
+
+    def admitted(self, asides: Sequence[tuple[Aside, Ack | None]], acks: list[Ack]) -> list[KnownEvent]:
+        """Return the asides that can be committed one after the other.
+
+        Args:
+            asides: what was posted.
+            acks: gets those of whoever waits for one of them; the others are told why not.
+        """
+        cursor = Cursor(self._door.ledger.session)
         events: list[KnownEvent] = []
-        for event, ack in self._mail.take_asides():
-            if isinstance(event, LateResult):
-                events.append(event)
+        for event, ack in asides:
+            try:
+                take(cursor, event)
+            except (IllegalTransition, InvalidEvent) as error:
+                # Of what nobody waits for nothing has to be known: a loan ends with the turn that gave it.
+                if ack is not None:
+                    ack.settle(error)
                 continue
-            assert ack is not None
-            if event.grant_id in known:
-                known.discard(event.grant_id)
-                events.append(event)
-                self._acks.append(ack)
-            else:
-                ack.settle(InvalidEvent(f"grant {event.grant_id!r} has already been revoked"))
+            events.append(event)
+            if ack is not None:
+                acks.append(ack)
         return events
 
     async def late_answers(self) -> Sequence[KnownEvent]:

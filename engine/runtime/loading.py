@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import anyio
 
+from ..core.loans import Loan
 from ..ports import Writer
 from .asking import Asking
 from .broadcast import Broadcast
 from .crew import Crew
 from .driver import Driver
 from .ledger import Ledger
-from .opening import Who, check_siblings, opening_event
+from .opening import Room, Who, check_siblings, opening_event
 
 
 class Nursery(NamedTuple):
     """What new drivers of one engine are made from.
 
-    The gate before the model, the tasks that run tools, the parents of the open sessions, and how to forget a session.
+    The gate before the model, the tasks that run tools, the room for children of a session, and how to forget one.
     """
 
     asking: Asking
     crew: Crew
-    parents: Callable[[], Iterable[str | None]]
+    room: Callable[[str], Room]
     forget: Callable[[str], None]
 
 
-async def load_driver(nursery: Nursery, name: str, who: Who, *, takeover: bool) -> Driver:
+async def load_driver(nursery: Nursery, name: str, who: Who, loan: Loan | None, *, takeover: bool) -> Driver:
     """Claim a session, rebuild it, and record how it was opened.
 
     Raises:
@@ -41,8 +42,9 @@ async def load_driver(nursery: Nursery, name: str, who: Who, *, takeover: bool) 
         ledger = Ledger(name, parts, writer, broadcast)
         await ledger.load()
         parent = who.get("parent") or ledger.session.opened.parent
-        check_siblings(parent, nursery.parents(), parts)
-        await ledger.commit_opening(opening_event(ledger.session, parts, who))
+        if parent is not None:
+            check_siblings(parent, nursery.room(parent), loan)
+        await ledger.commit_opening(opening_event(ledger.session, parts, who, loan))
         return Driver(nursery.asking, ledger, broadcast, nursery.crew, nursery.forget)
     except BaseException:
         with anyio.CancelScope(shield=True):

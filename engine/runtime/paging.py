@@ -9,6 +9,7 @@ driver. Must never page out a session that a caller is in.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import anyio
@@ -16,9 +17,21 @@ import anyio
 from ..core.grants import Grant
 from ..core.values import Usage
 from ..errors import EngineClosed, SessionPagedOut
-from ..ports import Writer
+from ..ports import Journal, Writer
 from .driver import Driver
 from .loading import Nursery, reload_driver
+
+
+class House(NamedTuple):
+    """What the sessions of one engine share: the journal, how to start a task, how to forget a session that is closed,
+    the drivers of those in memory, and how many items of a stream may wait.
+    """
+
+    journal: Journal
+    start: Callable[[Callable[[], object]], None]
+    forget: Callable[[str], None]
+    drivers: Mapping[str, Driver]
+    stream_buffer: int
 
 
 class Card(NamedTuple):
@@ -90,7 +103,8 @@ class Seat:
     def page_out(self) -> int:
         """Drop the session from memory if all of it is in the journal; return the bytes of its records' text."""
         driver = self._driver
-        if driver is None or not driver.at_rest:
+        # What a session gives back of a loan is found in its turns.
+        if driver is None or not driver.at_rest or driver.session.opened.loan is not None:
             return 0
         session, ledger = driver.session, driver.ledger
         size_bytes = sum(map(len, ledger.recent))

@@ -20,9 +20,10 @@ from engine.testing.checks import check_session
 
 from .scenarios import SESSIONS, VARIANTS, attempts, session
 
-WORKING = {"session_opened", "grant_revoked", "late_result", "turn_cancelled", "resumed", "shutdown_requested"}
+ALWAYS = {"session_opened", "grant_revoked", "late_result", "budget_settled", "shutdown_requested"}
+WORKING = {"budget_lent", "turn_cancelled", "resumed"} | ALWAYS
 LEGAL = {
-    State.IDLE: {"session_opened", "grant_revoked", "late_result", "prompt_received", "shutdown_requested"},
+    State.IDLE: {"prompt_received"} | ALWAYS,
     State.PROCESSING: {"context_prepared", "faulted"} | WORKING,
     State.GENERATING_RESPONSE: {"model_replied", "faulted"} | WORKING,
     State.EXECUTING_TOOLS: {"tool_started", "tool_finished", "tool_retried", "user_answered", "faulted"} | WORKING,
