@@ -121,7 +121,8 @@ class Engine:
         if self._group is not None:
             raise EngineClosed("this engine is already open; make another one for another `async with`")
         self._group = await anyio.create_task_group().__aenter__()
-        self._nursery = Nursery(asking_of(self._parts), Crew(self._group), self._room, self._forget)
+        crew = Crew(self._group)
+        self._nursery = Nursery(asking_of(self._parts, crew), crew, self._room, self._forget)
         self._pager.open(self._nursery)
         self._closing = self._begin()
         if self._parts.redactor is not None:

@@ -28,7 +28,9 @@ class Limits(Value):
     process's, in MiB, None for no limit; from four fifths of it on memory is freed and fewer tools run. A tool that has
     not ended `cancel_grace_s` after its cancellation is waited for no more. `max_execution_time_s` is
     one turn's, counted anew after each rest: the time until `session.answer` is not in it, an approver's in the engine
-    is; `model_timeout_s` one model call's; a tool has its own. `max_parse_retries` replies with malformed arguments in
+    is; `model_timeout_s` one model call's; a tool has its own. A model call that has not
+    ended `model_grace_s` after its cancellation is waited for no more; that takes a task a call, and None waits as long
+    as it takes. `max_parse_retries` replies with malformed arguments in
     a row go back to the model, one more ends the turn. A call of a tool that may be retried runs up to
     `max_tool_retries` times more. A result of more than `max_output_bytes` is kept beside the journal, and the model
     gets a preview. `requests_per_minute` bounds what all sessions of an engine send
@@ -57,6 +59,7 @@ class Limits(Value):
     loops: LoopLimits | None = Field(default_factory=LoopLimits.trusted)
     approval_timeout_s: Annotated[float, Field(gt=0)] | None = 30.0
     model_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    model_grace_s: Annotated[float, Field(ge=0)] | None = None
     backoff_base_s: Annotated[float, Field(ge=0)] = 5.0
     max_parallel_tasks: Annotated[int, Field(ge=1)] = 8
     requests_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
