@@ -21,7 +21,7 @@ from .core.values import BudgetKind, Message, Prompt, Request, State, Usage
 from .errors import InvalidEvent
 from .journal.codec import decode
 from .replay.reading import read_history
-from .replay.turns import ConversationTurn
+from .replay.turns import CallResult, ConversationTurn, call_results
 from .runtime.answering import Said
 from .runtime.closing import let_go
 from .runtime.lending import settle
@@ -35,9 +35,9 @@ from .tools.encode import complaint
 class Session:
     """One conversation. Made by `Engine.open`; `async with` releases it at the end.
 
-    An idle session may be paged out of memory; whatever is awaited brings it back. `messages`, `turns`, `recent` and
-    `budgets` cannot wait and raise `SessionPagedOut` then. Right after `load`, `ask`, `answer` or `result` they
-    never do.
+    An idle session may be paged out of memory; whatever is awaited brings it back. `messages`, `calls`, `turns`,
+    `recent` and `budgets` cannot wait and raise `SessionPagedOut` then. Right after `load`, `ask`, `answer` or `result`
+    they never do.
     """
 
     __slots__ = ("__weakref__", "_house", "_seat")
@@ -118,6 +118,13 @@ class Session:
     def budgets(self) -> dict[BudgetKind, Budget]:
         """What the open turn, or the newest, used and may use: those of its budgets that have a limit."""
         return budgets(self._seat.driver.session)
+
+    @property
+    def calls(self) -> tuple[CallResult, ...]:
+        """Every call of the open turn, or of the newest, with its status as far as it is on record."""
+        session = self._seat.driver.session
+        turn = session.turn or session.last_turn
+        return () if turn is None else call_results(turn)
 
     @property
     def turns(self) -> tuple[ConversationTurn, ...]:

@@ -165,7 +165,7 @@ def note_finish(cursor: Cursor) -> None:
     place, call = find_call(cursor, event.call_id)
     ended = CallState(
         call.call, call.plan, call.key, event.status, call.approved, event.content, event.error, event.duration_s,
-        event.patch, resources=event.resources, attempt=call.attempt,
+        event.patch, resources=event.resources, attempt=call.attempt, started_at=event.started_at,
     )  # fmt: skip
     put_call(cursor, place, ended)
     if event.blob is not None:

@@ -86,7 +86,7 @@ class ToolStarted(Value):
 
 class ToolFinished(Value):
     """A call reached a terminal status. `content` is the text the model gets; `blob` names the whole of a text that was
-    too long for it.
+    too long for it. `started_at` is the time of day at which it began to run, for the last time.
     """
 
     kind: Literal["tool_finished"] = "tool_finished"
@@ -98,6 +98,7 @@ class ToolFinished(Value):
     patch: WirePatch | None = None
     resources: ResourceUsage | None = None
     blob: str | None = None
+    started_at: str | None = None
 
 
 class ToolRetried(Value):

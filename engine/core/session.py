@@ -45,7 +45,8 @@ class CallState(NamedTuple):
 
     `key` is the idempotency key, the id of the effect that first asked for it: (session, sequence, index of the call).
     `handled` says that a recovery has already dealt with its status; `handed` that the host has the call and will say
-    what came of it; `attempt` counts its runs from 1, those that an interruption repeats not.
+    what came of it; `attempt` counts its runs from 1, those that an interruption repeats not. `started_at` is when the
+    last of them began, None where nobody saw it.
     """
 
     call: ToolCall
@@ -61,6 +62,7 @@ class CallState(NamedTuple):
     resources: ResourceUsage | None = None
     handed: bool = False
     attempt: int = 1
+    started_at: str | None = None
 
     @property
     def started(self) -> bool:

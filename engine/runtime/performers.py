@@ -28,6 +28,7 @@ from ..tools.encode import describe
 from ..tools.function import FunctionTool, really_cancelled
 from ..tools.isolation import is_isolated
 from .answering import case_of
+from .clock import timestamp
 from .lanes import Lane
 from .parts import Parts
 from .pipeline import CERTAINLY_FITS_CHARS
@@ -69,7 +70,7 @@ class Tooling(NamedTuple):
 async def run_tool(tooling: Tooling, session: Session, call: CallState, scope: anyio.CancelScope) -> ToolFinished:
     """Run one call in `scope`, under the call's own deadline. Returns an end, also where the scope was cancelled."""
     parts = tooling.parts
-    started_ns = parts.clock.monotonic_ns()
+    started_at, started_ns = timestamp(parts.clock.time_ns()), parts.clock.monotonic_ns()
     output = await _run_tool(tooling, session, call, scope)
     duration_s = (parts.clock.monotonic_ns() - started_ns) / 1e9
     tool = parts.toolbox.get(call.call.name)
@@ -87,6 +88,8 @@ async def run_tool(tooling: Tooling, session: Session, call: CallState, scope: a
         patch=output.patch,
         blob=blob,
         resources=output.resources,
+        # One that was denied at the last moment never began.
+        started_at=None if output.status is ToolStatus.DENIED else started_at,
     )
 
 

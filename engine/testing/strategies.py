@@ -213,7 +213,7 @@ def _ends(call_ids: st.SearchStrategy[str]) -> st.SearchStrategy[ev.ToolFinished
         ev.ToolFinished, call_id=call_ids, status=st.sampled_from(TERMINAL), content=texts(),
         error=st.none() | texts(8), duration_s=st.floats(0, 1000), patch=st.none() | patches(),
         resources=st.none() | resources,
-        blob=st.none() | texts(8),
+        blob=st.none() | texts(8), started_at=st.none() | st.just("2026-01-01T00:00:00.000000Z"),
     )  # fmt: skip
 
 

@@ -156,7 +156,7 @@ async def test_v27_what_cannot_wait_says_how_to_bring_the_session_back() -> None
     """The conversation of a session that is not in memory is an error with the way out; after `load` it is there."""
     async with Engine(model=echo(), settings=ONE) as engine:
         session = await paged(engine)
-        for read in ("messages", "turns", "recent", "budgets"):
+        for read in ("messages", "calls", "turns", "recent", "budgets"):
             with pytest.raises(SessionPagedOut, match=r"await session\.load\(\)"):
                 getattr(session, read)
         await session.load()
