@@ -43,9 +43,13 @@ async def prepare_context(parts: Parts, session: Session) -> KnownEvent:
     if not parts.providers or turn is None or turn.round:
         return ContextPrepared()
     added: list[Message] = []
+    timeout_s = parts.limits.provider_timeout_s
     try:
         for provider in parts.providers:
-            added.extend(await provider.provide(session.id, session.messages()))
+            with anyio.move_on_after(timeout_s) as scope:
+                added.extend(await provider.provide(session.id, session.messages()))
+            if scope.cancelled_caught:
+                return _fault("host_failure", f"a context provider gave nothing within {timeout_s:g} s")
         if any(message.tool_calls or message.tool_call_id for message in added):
             return _fault("host_failure", "a context provider gave tool calls or results; it may give text only")
         return ContextPrepared(messages=tuple(added))
