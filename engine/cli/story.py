@@ -11,6 +11,8 @@ from typing import assert_never
 from pydantic import JsonValue
 
 from ..core.events import (
+    BudgetLent,
+    BudgetSettled,
     ContextPrepared,
     Faulted,
     GrantRevoked,
@@ -194,8 +196,9 @@ class Storyteller:
 
 
 _Remarkable = (
-    SessionOpened | ContextPrepared | UserAnswered | GrantRevoked | Faulted | RecoveryPlanned | Recovered
-    | RecoveryNeedsUser | RecoveryFailed | TurnCancelled | ShutdownRequested | UnknownEvent
+    SessionOpened | ContextPrepared | UserAnswered | GrantRevoked | BudgetLent | BudgetSettled | Faulted
+    | RecoveryPlanned | Recovered | RecoveryNeedsUser | RecoveryFailed | TurnCancelled | ShutdownRequested
+    | UnknownEvent
 )  # fmt: skip
 
 
@@ -209,6 +212,10 @@ def _remark(event: _Remarkable) -> str:
             return f"{'yes' if event.approve else 'no'}{f', {event.text}' if event.text else ''}"
         case GrantRevoked():
             return event.grant_id
+        case BudgetLent():
+            return f"to {event.child}"
+        case BudgetSettled():
+            return f"{event.spent.tokens} tokens and {event.spent.tool_calls} tool calls were used of a loan"
         case TurnCancelled() | ShutdownRequested():
             return event.reason
         case ContextPrepared():

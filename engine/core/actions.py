@@ -1,19 +1,20 @@
 """The actions of the table: pure functions that write to a cursor and ask for effects.
 
 An action never decides a state: that is the table's. May import the other core modules. Must never raise for an event
-that `guards.CHECKS` let pass.
+that `checks.CHECKS` let pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .budgets import spent
+from .budgets import spent, spent_of
 from .cursor import Cursor
 from .effects import PREPARE_CONTEXT, AskUser, Recover, RunTool, effect_id, model_call
 from .events import ModelReplied, PromptReceived
 from .grants import consumed
 from .guards import has_malformed, place_of
+from .loans import Lent
 from .recovery import batch_fault, counted, plan_for, tool_delay_s
 from .session import Batch, CallState, Turn
 from .values import Fault, Message, Outcome, PlannedCall, RecoveryPlan, Request, ToolCall, ToolStatus
@@ -44,6 +45,9 @@ def open_turn(cursor: Cursor) -> None:
             opened_seq=cursor.seq,
         )
     )
+    loan = cursor.opened.loan
+    if loan is not None:
+        cursor.change_turn(loan=loan, before=spent_of(loan, cursor.last_turn))
     cursor.transcript = cursor.transcript.extended(event.messages)
     prepare(cursor)
 
@@ -161,7 +165,7 @@ def note_finish(cursor: Cursor) -> None:
     call = cursor.calls[cursor.place]
     cursor.calls[cursor.place] = CallState(
         call.call, call.plan, call.key, event.status, call.approved, event.content, event.error, event.duration_s,
-        event.patch, resources=event.resources, attempt=call.attempt,
+        event.patch, resources=event.resources, attempt=call.attempt, started_at=event.started_at,
     )  # fmt: skip
     if event.blob is not None:
         cursor.spilled = True
@@ -173,6 +177,27 @@ def retry_call(cursor: Cursor) -> None:
     again = call._replace(status=ToolStatus.QUEUED, attempt=call.attempt + 1)
     cursor.calls[cursor.place] = again
     run_call(cursor, again)
+
+
+def lend(cursor: Cursor) -> None:
+    """Set a part of the turn's budgets aside for a child session."""
+    event, turn = cursor.event, cursor.open_turn
+    loan = event.loan.model_copy(update={"id": effect_id(cursor.id, cursor.seq, 0)})
+    cursor.change_turn(lent=(*turn.lent, Lent(event.child, loan)))
+
+
+def settle_loan(cursor: Cursor) -> None:
+    """Book what a child session used in the place of what it was lent."""
+    event = cursor.event
+    lent = (one._replace(spent=event.spent) if one.loan.id == event.loan else one for one in cursor.open_turn.lent)
+    cursor.change_turn(lent=tuple(lent))
+
+
+def end_loan(cursor: Cursor) -> None:
+    """Use no more of what the parent lent."""
+    opened = cursor.opened
+    assert opened.loan is not None
+    cursor.opened = opened.model_copy(update={"loan": opened.loan.model_copy(update={"settled": True})})
 
 
 def ignore_late_result(cursor: Cursor) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from .grants import Ruling
+from .loans import Loan, Spent
 from .values import (
     Fault,
     FaultKind,
@@ -32,7 +33,10 @@ from .values import (
 
 
 class SessionOpened(Value):
-    """The session was created, or opened with other settings than it was last recorded with."""
+    """The session was created, or opened with other settings than it was last recorded with.
+
+    `loan` is what its parent lends it: all its turns together use no more.
+    """
 
     kind: Literal["session_opened"] = "session_opened"
     settings: SessionSettings = Field(default_factory=SessionSettings.trusted)
@@ -41,6 +45,7 @@ class SessionOpened(Value):
     workspace: str | None = None
     parent: str | None = None
     metadata: JsonObject = Field(default_factory=dict)
+    loan: Loan | None = None
 
 
 class PromptReceived(Value):
@@ -82,7 +87,7 @@ class ToolStarted(Value):
 
 class ToolFinished(Value):
     """A call reached a terminal status. `content` is the text the model gets; `blob` names the whole of a text that was
-    too long for it.
+    too long for it. `started_at` is the time of day at which it began to run, for the last time.
     """
 
     kind: Literal["tool_finished"] = "tool_finished"
@@ -94,6 +99,7 @@ class ToolFinished(Value):
     patch: WirePatch | None = None
     resources: ResourceUsage | None = None
     blob: str | None = None
+    started_at: str | None = None
 
 
 class ToolRetried(Value):
@@ -135,6 +141,22 @@ class GrantRevoked(Value):
     kind: Literal["grant_revoked"] = "grant_revoked"
     grant_id: str
     by: str | None = None
+
+
+class BudgetLent(Value):
+    """A part of the open turn's budgets was set aside for a child session. The loan's id comes from the record."""
+
+    kind: Literal["budget_lent"] = "budget_lent"
+    child: str
+    loan: Loan
+
+
+class BudgetSettled(Value):
+    """A child session ended and gave back what it had not used. Recorded in its own history and in its parent's."""
+
+    kind: Literal["budget_settled"] = "budget_settled"
+    loan: str
+    spent: Spent = Field(default_factory=Spent.trusted)
 
 
 class Faulted(Value):
@@ -216,6 +238,8 @@ KnownEvent: TypeAlias = (
     | LateResult
     | UserAnswered
     | GrantRevoked
+    | BudgetLent
+    | BudgetSettled
     | Faulted
     | RecoveryPlanned
     | Recovered
@@ -234,8 +258,8 @@ EVENT_TYPES: dict[str, type[KnownEvent]] = {
     event.model_fields["kind"].default: event
     for event in (
         SessionOpened, PromptReceived, ContextPrepared, ModelReplied, ToolStarted, ToolFinished, ToolRetried,
-        LateResult, UserAnswered, GrantRevoked, Faulted, RecoveryPlanned, Recovered, RecoveryNeedsUser, RecoveryFailed,
-        TurnCancelled, Resumed, ShutdownRequested,
+        LateResult, UserAnswered, GrantRevoked, BudgetLent, BudgetSettled, Faulted, RecoveryPlanned, Recovered,
+        RecoveryNeedsUser, RecoveryFailed, TurnCancelled, Resumed, ShutdownRequested,
     )
 }  # fmt: skip
 """Tag → class: the closed table that decoding uses."""
@@ -252,8 +276,8 @@ class UnknownEvent(Value):
 
 
 __all__ = [
-    "EVENTS", "EVENT_TYPES", "ContextPrepared", "Event", "Faulted", "GrantRevoked", "KnownEvent", "LateResult",
-    "ModelReplied", "ProbeResult", "PromptReceived", "Recovered", "RecoveryFailed", "RecoveryNeedsUser",
-    "RecoveryPlanned", "Resumed", "SessionOpened", "ShutdownRequested", "ToolFinished", "ToolRetried", "ToolStarted",
-    "TurnCancelled", "UnknownEvent", "UserAnswered",
+    "EVENTS", "EVENT_TYPES", "BudgetLent", "BudgetSettled", "ContextPrepared", "Event", "Faulted", "GrantRevoked",
+    "KnownEvent", "LateResult", "ModelReplied", "ProbeResult", "PromptReceived", "Recovered", "RecoveryFailed",
+    "RecoveryNeedsUser", "RecoveryPlanned", "Resumed", "SessionOpened", "ShutdownRequested", "ToolFinished",
+    "ToolRetried", "ToolStarted", "TurnCancelled", "UnknownEvent", "UserAnswered",
 ]  # fmt: skip

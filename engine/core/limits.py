@@ -30,18 +30,19 @@ class Limits(Value):
     """What a session and its turns may use. Times in seconds.
 
     `max_concurrent_tools` counts running tools of one session, a thread until it really ends. `max_memory_mb` is the
-    process's, in MiB, None for no limit; from four fifths of it on memory is freed and fewer tools run. A tool that has
-    not ended `cancel_grace_s` after its cancellation is waited for no more. `max_execution_time_s` is
-    one turn's, counted anew after each rest: the time until `session.answer` is not in it, an approver's in the engine
-    is; `model_timeout_s` one model call's; a tool has its own. `max_parse_retries` replies with malformed arguments in
-    a row go back to the model, one more ends the turn. A call of a tool that may be retried runs up to
-    `max_tool_retries` times more. A result of more than `max_output_bytes` is kept beside the journal, and the model
-    gets a preview. `requests_per_minute` bounds what all sessions of an engine send
-    together; a turn that would have to wait for longer than `park_after_s` is put aside until then. `history_ring`
-    records and `turns_ring` turns of a session stay in memory, `inbox_size` prompts may wait for their turn,
-    `stream_buffer` items may wait for a slow reader before the oldest are dropped. `required_memory_strength` is what
-    every tool has to be bounded by: an engine that cannot keep it is refused when it is made. `max_parallel_tasks`
-    sessions of one parent may be open in an engine.
+    process's, in MiB, None for no limit; from four fifths of it on memory is freed and fewer tools run. A tool that
+    has not ended `cancel_grace_s` after its cancellation is waited for no more. `max_execution_time_s` is one turn's,
+    counted anew after each rest: the time until `session.answer` is not in it, an approver's in the engine is;
+    `model_timeout_s` one model call's, `provider_timeout_s` one context provider's; a tool has its own. A model call
+    that has not ended `model_grace_s` after its cancellation is waited for no more; that takes a task a call, and None
+    waits as long as it takes. `max_parse_retries` replies with malformed arguments in a row go back to the model, one
+    more ends the turn. A call of a tool that may be retried runs up to `max_tool_retries` times more. A result of more
+    than `max_output_bytes` is kept beside the journal, and the model gets a preview. `requests_per_minute` bounds what
+    all sessions of an engine send together; a turn that would have to wait for longer than `park_after_s` is put aside
+    until then. `history_ring` records and `turns_ring` turns of a session stay in memory, `inbox_size` prompts may
+    wait for their turn, `stream_buffer` items may wait for a slow reader before the oldest are dropped.
+    `required_memory_strength` is what every tool has to be bounded by: an engine that cannot keep it is refused when
+    it is made. `max_parallel_tasks` sessions of one parent may be open in an engine.
 
     The budgets of a turn have no limit unless one is given: `max_tool_calls`, `max_tokens` (input and output), and
     `max_cost`, in the unit of `prices` (model → price; "*" for every other model). `on_budget` says what happens when
@@ -62,6 +63,8 @@ class Limits(Value):
     loops: LoopLimits | None = Field(default_factory=LoopLimits.trusted)
     approval_timeout_s: MoreThanZero | None = 30.0
     model_timeout_s: MoreThanZero = 120.0
+    provider_timeout_s: MoreThanZero = 30.0
+    model_grace_s: NotNegative | None = None
     backoff_base_s: NotNegative = 5.0
     max_parallel_tasks: Positive = 8
     requests_per_minute: FinitePositive | None = None

@@ -1,7 +1,7 @@
 """The actions of the table that answer, recover and resume: pure functions that write to a cursor.
 
 They share the small pieces of `actions`. May import the other core modules. Must never raise for an event that
-`guards.CHECKS` let pass.
+`checks.CHECKS` let pass.
 """
 
 from __future__ import annotations
@@ -49,6 +49,13 @@ def give_up(cursor: Cursor) -> None:
     reason = fault.message if fault else "recovery failed"
     close_open_calls(cursor, f"cancelled: {reason}")
     end_turn(cursor, Outcome.FAILED, reason)
+
+
+def shut_down(cursor: Cursor) -> None:
+    """End the turn as failed and let go of the session; it comes back idle."""
+    give_up(cursor)
+    cursor.left = State.IDLE
+    cursor.effects.append(CLOSE)
 
 
 def start_answered_call(cursor: Cursor) -> None:

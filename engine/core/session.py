@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from .events import SessionOpened
 from .grants import Grant
+from .loans import NOTHING_SPENT, Lent, Loan, Spent
 from .transcript import Transcript
 from .values import (
     BudgetKind,
@@ -42,7 +43,8 @@ class CallState(NamedTuple):
 
     `key` is the idempotency key, the id of the effect that first asked for it: (session, sequence, index of the call).
     `handled` says that a recovery has already dealt with its status; `handed` that the host has the call and will say
-    what came of it; `attempt` counts its runs from 1, those that an interruption repeats not.
+    what came of it; `attempt` counts its runs from 1, those that an interruption repeats not. `started_at` is when the
+    last of them began, None where nobody saw it.
     """
 
     call: ToolCall
@@ -58,6 +60,7 @@ class CallState(NamedTuple):
     resources: ResourceUsage | None = None
     handed: bool = False
     attempt: int = 1
+    started_at: str | None = None
 
     @property
     def started(self) -> bool:
@@ -100,6 +103,7 @@ class Turn(NamedTuple):
     """A turn, open or just ended. `fault_counts` pairs a fault kind with how often it struck in this turn.
 
     `extended` pairs a budget with what was added to it; `concluding` says that the model was asked for its last reply.
+    `loan` is what the session's parent lends it, `before` what earlier turns used of that; `lent` is for its children.
     """
 
     number: int
@@ -125,6 +129,9 @@ class Turn(NamedTuple):
     cost_pico: int = 0
     extended: tuple[tuple[BudgetKind, int], ...] = ()
     concluding: bool = False
+    loan: Loan | None = None
+    before: Spent = NOTHING_SPENT
+    lent: tuple[Lent, ...] = ()
 
     @property
     def calls(self) -> tuple[CallState, ...]:

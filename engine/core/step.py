@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..errors import IllegalTransition, InvalidEvent, ReplayError
+from .checks import CHECKS
 from .cursor import Cursor
 from .effects import KnownEffect
 from .events import KnownEvent, UnknownEvent
-from .guards import CHECKS
 from .record import TransitionRecord
 from .session import Session
 from .table import LEGAL, fire, legal

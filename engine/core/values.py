@@ -331,7 +331,8 @@ class RecoveryPlan(Value):
     `attempt` counts the faults in a row, from 1; `attempts_left` says how many more retries remain after it.
     `not_before` is the time of day, ISO 8601 in UTC, at which a turn that was put aside goes on. `by_host` marks what a
     handler of the host decided instead of the engine. `adjustment` says what changes before the turn goes on: a budget
-    is extended by a person, or the model wraps up with one last reply without tools.
+    is extended by a person, or the model wraps up with one last reply without tools. `end` is where a turn that is
+    given up leaves its session: ready for the next prompt, or shut down until it is opened again.
     """
 
     action: Literal["resume", "ask", "park", "give_up"]
@@ -342,6 +343,7 @@ class RecoveryPlan(Value):
     attempt: Positive = 1
     attempts_left: Natural = 0
     by_host: bool = False
+    end: Literal["idle", "shutdown"] = "idle"
 
 
 OnBudget: TypeAlias = Literal["fail", "ask", "wrap_up"]

@@ -166,6 +166,8 @@ class WritingThread:
 class ThreadWriter:
     """The right to append to one session of a journal that writes through a thread."""
 
+    __slots__ = ("_granted", "_released", "_session", "_thread")
+
     def __init__(self, thread: WritingThread, session: str, granted: Granted) -> None:
         self._thread = thread
         self._session = session

@@ -93,7 +93,7 @@ class Follower:
             lessons += self._told(settled=True)
         elif dest is State.ERROR:
             self._situation = self._situation._replace(state=State.ERROR)
-        elif dest is State.IDLE and record.source not in _NOT_IN_TURN:
+        elif record.source not in _NOT_IN_TURN and (dest is State.IDLE or record.trigger == "recovery_failed"):
             lessons += self._told(settled=True)
             lessons.append(Lesson(END, self._situation))
             self._situation = Situation(State.PROCESSING)

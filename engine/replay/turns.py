@@ -15,7 +15,9 @@ from ..core.values import JsonObject, Outcome, ResourceUsage, ToolStatus, Usage
 
 class CallResult(NamedTuple):
     """One tool call of a turn and how it ended. `content` is the text that the model got, `duration_s` in seconds;
-    `attempts` counts its runs, the failed ones before it included.
+    `attempts` counts its runs, the failed ones before it included. `started_at` is when the last of them began (UTC),
+    None where it never ran or was cut off; `resources` is what it used, None where nobody can measure that: a call that
+    shares its process with others.
     """
 
     id: str
@@ -27,6 +29,7 @@ class CallResult(NamedTuple):
     duration_s: float
     resources: ResourceUsage | None = None
     attempts: int = 1
+    started_at: str | None = None
 
 
 def call_results(turn: Turn) -> tuple[CallResult, ...]:
@@ -37,7 +40,7 @@ def call_results(turn: Turn) -> tuple[CallResult, ...]:
 def _call_result(call: CallState) -> CallResult:
     return CallResult(
         call.call.id, call.call.name, call.call.arguments, call.status, call.content, call.error, call.duration_s,
-        call.resources, call.attempt,
+        call.resources, call.attempt, call.started_at,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import anyio
 
 from ..core.events import Faulted, KnownEvent, ModelReplied, Recovered, RecoveryFailed, RecoveryNeedsUser
+from ..core.notices import Notice
 from ..core.recovery import HOPELESS
 from ..core.session import Session
 from ..core.values import Fault, FaultKind, ModelReply, RecoveryPlan, State
@@ -29,8 +30,10 @@ from ..tools.encode import describe
 from ..tools.function import really_cancelled
 from .answering import expiry, with_due_times
 from .clock import seconds_until, time_in
+from .crew import Crew
 from .deciding import decide
 from .governor import Closed, Governor, Pass
+from .leaving import Leavable
 from .parts import Parts
 from .quota import QuotaSettings
 from .spending import admit, cost_of
@@ -41,16 +44,17 @@ class Asking(NamedTuple):
     """What every question to the model goes through; one an engine.
 
     `key` names the quota that the model's requests count against, None where nothing is metered: then there is no gate.
-    `random` gives the jitter of waits that no gate decides.
+    `random` gives the jitter of waits that no gate decides, `crew` the tasks of calls that can be left.
     """
 
     parts: Parts
     governor: Governor
     random: Random
     key: str | None
+    crew: Crew
 
 
-def asking_of(parts: Parts) -> Asking:
+def asking_of(parts: Parts, crew: Crew) -> Asking:
     """Return the gate before an engine's model. Its times are those of the event loop that runs."""
     limits = parts.limits
     pace = QuotaSettings(
@@ -60,7 +64,7 @@ def asking_of(parts: Parts) -> Asking:
     )
     source = Random()  # noqa: S311 - jitter is no secret
     key = parts.model.quota_key if isinstance(parts.model, Metered) else None
-    return Asking(parts, Governor(pace, source), source, key)
+    return Asking(parts, Governor(pace, source), source, key, crew)
 
 
 async def call_model(asking: Asking, session: Session, emit: Emit) -> KnownEvent:
@@ -129,13 +133,13 @@ def remember(asking: Asking, session: Session) -> None:
 async def _send(asking: Asking, emit: Emit, request: ModelRequest) -> ModelReply:
     """Ask the model itself, when the gate lets the request through, and tell the gate what came of it."""
     if asking.key is None:
-        return await _generate(asking.parts, emit, request)
+        return await _generate(asking, emit, request)
     right = await asking.governor.admit(asking.key)
     if isinstance(right, Closed):
         raise _gate_closed(asking, right)
     with right:
         try:
-            reply = await _generate(asking.parts, emit, request)
+            reply = await _generate(asking, emit, request)
         except ModelError as error:
             _report(right, error)
             raise
@@ -143,10 +147,19 @@ async def _send(asking: Asking, emit: Emit, request: ModelRequest) -> ModelReply
         return reply
 
 
-async def _generate(parts: Parts, emit: Emit, request: ModelRequest) -> ModelReply:
-    timeout_s = parts.limits.model_timeout_s
+async def _generate(asking: Asking, emit: Emit, request: ModelRequest) -> ModelReply:
+    model, limits = asking.parts.model, asking.parts.limits
+    timeout_s = limits.model_timeout_s
+    if limits.model_grace_s is not None:
+
+        def show(notice: Notice) -> None:
+            if not call.left:
+                emit(notice)
+
+        call = Leavable(partial(model.generate, request, show))
+        return await call.result(asking.crew, timeout_s, limits.model_grace_s)
     with anyio.move_on_after(timeout_s):
-        return await parts.model.generate(request, emit)
+        return await model.generate(request, emit)
     raise ModelError(f"the model did not answer within {timeout_s:g} s")
 
 
@@ -179,7 +192,8 @@ def _judge(parts: Parts, session: Session, reply: object) -> KnownEvent:
     if not ids and not reply.text and not isinstance(parts.model, RecordedModel):
         text = f"the reply has neither text nor calls (finish: {reply.finish})"
         return Faulted.of("empty_reply", text, retryable=True)
-    cost_pico = cost_of(parts, reply) if parts.limits.counts_output else None
+    loan = session.opened.loan
+    cost_pico = cost_of(parts, reply, loan) if parts.limits.counts_output or loan is not None else None
     if not ids:
         return ModelReplied.trusted(reply=reply, cost_pico=cost_pico)
     try:

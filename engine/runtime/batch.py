@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ..core.effects import AskUser, KnownEffect, RunTool
-from ..core.events import GrantRevoked, KnownEvent, ToolFinished, ToolRetried, ToolStarted, UserAnswered
+from ..core.events import KnownEvent, ToolFinished, ToolRetried, ToolStarted, UserAnswered
 from ..core.notices import ToolRunning
 from ..core.session import CallState
 from ..core.values import Request, State, ToolStatus
@@ -27,7 +27,7 @@ from ..errors import InvalidEvent
 from ..log import logger
 from .answering import with_plan
 from .broadcast import Broadcast
-from .desk import Ack, Desk
+from .desk import Ack, Aside, Desk
 from .hiding import shown
 from .ledger import Ledger
 from .parts import Parts
@@ -287,6 +287,7 @@ class BatchRunner:
         pending = {request.id for request in self._ledger.session.pending}
         events: list[KnownEvent] = []
         accepted: list[Ack] = []
+        asides: list[tuple[Aside, Ack | None]] = []
         ended: list[tuple[CallState | None, KnownEvent]] = []
         for event, ack in items:
             if isinstance(event, UserAnswered):
@@ -296,15 +297,15 @@ class BatchRunner:
                     continue
                 pending.discard(event.request_id)
                 accepted.append(ack)
-            elif isinstance(event, GrantRevoked):
-                assert ack is not None
-                if all(grant.id != event.grant_id for grant in self._ledger.session.grants):
-                    ack.settle(InvalidEvent(f"grant {event.grant_id!r} has already been revoked"))
-                    continue
-                accepted.append(ack)
             elif isinstance(event, ToolFinished | ToolRetried):
                 ended.append((self._running.pop(event.call_id, None), event))
+            elif isinstance(event, Aside):
+                asides.append((event, ack))
+                continue
             events.append(event)
+        if asides:
+            # Before everything else: a loan is settled by the time that the tool ends whose child it was.
+            events = [*self._inlet.admitted(asides, accepted), *events]
         try:
             effects = await self._ledger.commit(events) if events else []
         except Exception as error:

@@ -11,19 +11,21 @@ from typing import Protocol
 
 import anyio
 
+from ..core.cursor import Cursor
 from ..core.effects import KnownEffect
-from ..core.events import GrantRevoked, KnownEvent, LateResult, UserAnswered
+from ..core.events import BudgetLent, GrantRevoked, KnownEvent, LateResult, UserAnswered
 from ..core.grants import is_over
 from ..core.session import CallState
-from ..core.values import Request, State
-from ..errors import InvalidEvent
+from ..core.step import take
+from ..core.values import Request
+from ..errors import IllegalTransition, InvalidEvent
 from ..log import logger
 from ..tools.cache import scope_of
 from .alarm import Alarm
 from .answering import overdue, with_plan
 from .broadcast import Broadcast
 from .clock import timestamp
-from .desk import Ack, Desk
+from .desk import Ack, Aside, Desk, Late
 from .ledger import Ledger
 from .parts import Parts, TurnResult
 from .performers import tool_context
@@ -72,9 +74,14 @@ class Inlet:
         self._mail = desk.mail
         self._crew = desk.crew
         self._acks: list[Ack] = []
-        self._late: list[LateResult] = []
+        self._late: list[Late] = []
         self._closed = False
         self._alarm = Alarm(door.parts.clock, desk.crew, self._due)
+
+    @property
+    def noting(self) -> bool:
+        """Whether something that came late is on its way into the journal."""
+        return bool(self._late)
 
     async def answer(self, event: UserAnswered) -> TurnResult:
         """Answer a pending request and wait until the session rests again.
@@ -108,32 +115,53 @@ class Inlet:
 
     def late(self, call: CallState) -> None:
         """Record that the thread of a call has ended which had been given up, as long as there is a way to."""
-        event = LateResult(call_id=call.call.id, key=call.key)
         if self._closed:
             logger.info("a thread has ended after its session was released", call=call.call.id, tool=call.call.name)
-        elif self._door.driving is not None:
+        else:
+            self.aside(LateResult(call_id=call.call.id, key=call.key))
+
+    def aside(self, event: Late) -> None:
+        """Record something soon that nobody waits for."""
+        if self._door.driving is not None:
             self._mail.post(event)
         else:
             self._late.append(event)
             self._crew.start(self._note_late)
 
-    def keep(self, event: LateResult) -> None:
-        """Keep a late result that nobody has committed."""
+    def keep(self, event: Late) -> None:
+        """Keep a late event that nobody has committed."""
         self._late.append(event)
 
-    def late_results(self) -> list[LateResult]:
-        """Return the late results that wait to be committed; none where the session's last record is its shutdown."""
+    def late_events(self) -> list[KnownEvent]:
+        """Return what came late and waits to be committed, as far as it still means something."""
         events, self._late = self._late, []
-        return events if self._door.ledger.session.state is not State.SHUTDOWN else []
+        return self.admitted([(event, None) for event in events], self._acks) if events else []
 
     async def _note_late(self) -> None:
         # After a failed append they wait for what finds out what is durable.
         if self._late and not self._door.ledger.shaken:
             try:
-                await self._door.note(self.late_results)
+                await self._door.note(self.late_events)
             except Exception:
-                # Each call has its end: nothing is lost but the knowledge when its thread ended.
-                logger.exception("late results could not be recorded", session=self._door.ledger.session.id)
+                # The call has its end, a loan stays set aside until the turn ends: nothing that anybody relies on.
+                logger.exception("late events could not be recorded", session=self._door.ledger.session.id)
+
+    async def lend(self, event: BudgetLent) -> None:
+        """Set a part of the open turn's budgets aside; return when that is durable.
+
+        Raises:
+            InvalidEvent, IllegalTransition: the turn has ended, or has not so much left.
+            JournalUnavailable: it is not durable.
+        """
+        await self._hand_in(event)
+
+    async def _hand_in(self, event: GrantRevoked | BudgetLent) -> None:
+        if self._door.driving is None:
+            await self._door.note(lambda: (event,))
+        else:
+            ack = Ack()
+            self._mail.post(event, ack)
+            await ack.wait()
 
     async def revoke(self, event: GrantRevoked) -> None:
         """Take a grant back; return when that is durable.
@@ -145,12 +173,7 @@ class Inlet:
         session = self._door.ledger.session
         if all(grant.id != event.grant_id for grant in session.grants):
             raise InvalidEvent(f"no grant {event.grant_id!r} in session {session.id!r}")
-        if self._door.driving is None:
-            await self._door.note(lambda: (event,))
-        else:
-            ack = Ack()
-            self._mail.post(event, ack)
-            await ack.wait()
+        await self._hand_in(event)
 
     def mind(self) -> None:
         """Mind the times of the questions that are pending now; to be called when they may have changed."""
@@ -180,22 +203,31 @@ class Inlet:
         return effects
 
     def revocations(self) -> list[KnownEvent]:
-        """Return the revocations and late results that came while something else went on; refuse what is gone."""
+        """Return what came beside whatever else went on, such as revocations; refuse what does not fit any more."""
         if not self._mail and not self._late:
             return []
-        known = {grant.id for grant in self._door.ledger.session.grants}
-        events: list[KnownEvent] = [*self.late_results()]
-        for event, ack in self._mail.take_asides():
-            if isinstance(event, LateResult):
-                events.append(event)
+        return [*self.late_events(), *self.admitted(self._mail.take_asides(), self._acks)]
+
+    def admitted(self, asides: Sequence[tuple[Aside, Ack | None]], acks: list[Ack]) -> list[KnownEvent]:
+        """Return the asides that can be committed one after the other.
+
+        Args:
+            asides: what was posted.
+            acks: gets those of whoever waits for one of them; the others are told why not.
+        """
+        cursor = Cursor(self._door.ledger.session)
+        events: list[KnownEvent] = []
+        for event, ack in asides:
+            try:
+                take(cursor, event)
+            except (IllegalTransition, InvalidEvent) as error:
+                # Of what nobody waits for nothing has to be known: a loan ends with the turn that gave it.
+                if ack is not None:
+                    ack.settle(error)
                 continue
-            assert ack is not None
-            if event.grant_id in known:
-                known.discard(event.grant_id)
-                events.append(event)
-                self._acks.append(ack)
-            else:
-                ack.settle(InvalidEvent(f"grant {event.grant_id!r} has already been revoked"))
+            events.append(event)
+            if ack is not None:
+                acks.append(ack)
         return events
 
     async def late_answers(self) -> Sequence[KnownEvent]:

@@ -173,6 +173,13 @@ class Ledger:
             if self._parts.learner is not None:
                 await self._parts.learner.leave(self.session.id)
 
+    def retire(self) -> Writer:
+        """Drop everything that is kept in memory and return the right to write. Nothing can be committed any more."""
+        self.session, self._cursor = Session(self.session.id), None
+        self.recent.clear()
+        self.turns = TurnLog(1)
+        return self._writer
+
     async def _append(self, records: list[TransitionRecord]) -> None:
         """Append; whatever but success this ends with, what became durable is found out before anything else."""
         self._attempted = records

@@ -28,6 +28,7 @@ from ..tools.encode import describe
 from ..tools.function import FunctionTool, really_cancelled
 from ..tools.isolation import is_isolated
 from .answering import case_of
+from .clock import timestamp
 from .lanes import Lane
 from .parts import Parts
 from .pipeline import CERTAINLY_FITS_CHARS
@@ -40,9 +41,13 @@ async def prepare_context(parts: Parts, session: Session) -> KnownEvent:
     if not parts.providers or turn is None or turn.round:
         return ContextPrepared()
     added: list[Message] = []
+    timeout_s = parts.limits.provider_timeout_s
     try:
         for provider in parts.providers:
-            added.extend(await provider.provide(session.id, session.messages()))
+            with anyio.move_on_after(timeout_s) as scope:
+                added.extend(await provider.provide(session.id, session.messages()))
+            if scope.cancelled_caught:
+                return Faulted.of("host_failure", f"a context provider gave nothing within {timeout_s:g} s")
         if any(message.tool_calls or message.tool_call_id for message in added):
             return Faulted.of("host_failure", "a context provider gave tool calls or results; it may give text only")
         return ContextPrepared(messages=tuple(added))
@@ -61,7 +66,7 @@ class Tooling(NamedTuple):
 async def run_tool(tooling: Tooling, session: Session, call: CallState, scope: anyio.CancelScope) -> ToolFinished:
     """Run one call in `scope`, under the call's own deadline. Returns an end, also where the scope was cancelled."""
     parts = tooling.parts
-    started_ns = parts.clock.monotonic_ns()
+    started_at, started_ns = timestamp(parts.clock.time_ns()), parts.clock.monotonic_ns()
     tool = parts.toolbox.get(call.call.name)
     if tool is None:
         text = f"the tool {call.call.name!r} is no longer available"
@@ -84,6 +89,8 @@ async def run_tool(tooling: Tooling, session: Session, call: CallState, scope: a
         patch=output.patch,
         blob=blob,
         resources=output.resources,
+        # One that was denied at the last moment never began.
+        started_at=None if output.status is ToolStatus.DENIED else started_at,
     )
 
 

@@ -18,7 +18,8 @@ from .sampling import Reading
 from .watchdog import LoopBlocked
 
 if TYPE_CHECKING:
-    from .warmer import Warmer, WarmReport
+    from .loading import Nursery
+    from .warmer import WarmReport
 
 
 class EngineStats(NamedTuple):
@@ -26,6 +27,7 @@ class EngineStats(NamedTuple):
 
     Attributes:
         sessions: how many open sessions are in which state; states without one are left out.
+        paged_out: how many of the idle ones are not in memory.
         running_tools: tools that run, those included whose calls have been given up.
         waiting_tools: calls that wait for a place or for a call of the same conflict key.
         process: what the process uses, the host's own part included.
@@ -59,16 +61,26 @@ class EngineStats(NamedTuple):
     places_in_all: int | None = None
     cache: CacheStats | None = None
     warming: WarmReport | None = None
+    paged_out: int = 0
 
 
-def stats_of(
-    drivers: Iterable[Driver], parts: Parts, gates: Mapping[str, GateSnapshot], warmer: Warmer | None
-) -> EngineStats:
-    """Return the figures of the moment."""
+def stats_of(drivers: Iterable[Driver], parts: Parts, nursery: Nursery | None, paged_out: int) -> EngineStats:
+    """Return the figures of the moment.
+
+    Args:
+        drivers: those of the sessions in memory.
+        parts: what the engine is made of.
+        nursery: its gates and who prepares ahead, while it is open.
+        paged_out: how many of its sessions are not in memory.
+    """
     monitor, lanes, cache = parts.monitor, parts.pipeline.lanes, parts.pipeline.cache
     drivers, process = tuple(drivers), monitor.gauge.read()
+    warmer = None if nursery is None else nursery.warmer
+    states = Counter(driver.session.state for driver in drivers)
+    if paged_out:
+        states[State.IDLE] += paged_out
     return EngineStats(
-        sessions=dict(Counter(driver.session.state for driver in drivers)),
+        sessions=dict(states),
         running_tools=sum(driver.running_tools for driver in drivers),
         waiting_tools=sum(batch.waiting for batch in monitor.batches),
         process=process,
@@ -80,8 +92,9 @@ def stats_of(
         blocked=tuple(monitor.blocked),
         memory_steps=tuple(monitor.steps),
         places_in_all=None if lanes is None else lanes.cap,
-        gates=gates,
+        gates={} if nursery is None else nursery.asking.governor.snapshot(),
         cache=None if cache is None else cache.stats,
         lanes={} if lanes is None else {lane: lanes.stats(lane) for lane in Lane},
         warming=None if warmer is None else warmer.report(),
+        paged_out=paged_out,
     )

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from ..core import events as ev
+from ..core.budgets import too_much
+from ..core.loans import Loan, Spent
 from ..core.record import TransitionRecord
 from ..core.recovery import objection_to
 from ..core.session import CallState, Session
@@ -46,6 +48,7 @@ from .recording import Recording
 
 T = TypeVar("T")
 
+_AMOUNTS = st.integers(0, 1000)
 TERMINAL = tuple(status for status in ToolStatus if status.terminal)
 _CARRIED_OUT = {"resume": "recovered", "ask": "recovery_needs_user", "park": "recovery_needs_user"}
 NAMES = ("lookup", "book", "pay")
@@ -210,7 +213,7 @@ def _ends(call_ids: st.SearchStrategy[str]) -> st.SearchStrategy[ev.ToolFinished
         ev.ToolFinished, call_id=call_ids, status=st.sampled_from(TERMINAL), content=texts(),
         error=st.none() | texts(8), duration_s=st.floats(0, 1000), patch=st.none() | patches(),
         resources=st.none() | resources,
-        blob=st.none() | texts(8),
+        blob=st.none() | texts(8), started_at=st.none() | st.just("2026-01-01T00:00:00.000000Z"),
     )  # fmt: skip
 
 
@@ -251,6 +254,8 @@ _ANY: Mapping[str, Callable[[], st.SearchStrategy[ev.KnownEvent]]] = {
     "late_result": lambda: st.builds(ev.LateResult, call_id=ids(), key=texts()),
     "user_answered": lambda: _answers(texts()),
     "grant_revoked": lambda: st.builds(ev.GrantRevoked, grant_id=texts(), by=st.none() | texts()),
+    "budget_lent": lambda: st.builds(ev.BudgetLent, child=ids(), loan=st.builds(Loan, tokens=st.none() | _AMOUNTS)),
+    "budget_settled": lambda: st.builds(ev.BudgetSettled, loan=texts(), spent=st.builds(Spent, tokens=_AMOUNTS)),
     "faulted": lambda: st.builds(ev.Faulted, fault=faults()),
     "recovery_planned": lambda: st.builds(ev.RecoveryPlanned, plan=recovery_plans()),
     "recovered": lambda: st.builds(ev.Recovered, waited_s=st.floats(0, 1000)),
@@ -302,6 +307,10 @@ def fitting(session: Session, kind: str) -> st.SearchStrategy[ev.KnownEvent]:
             return _one_of_these(
                 [grant.id for grant in session.grants], lambda chosen: st.just(ev.GrantRevoked(grant_id=chosen))
             )
+        case "budget_lent":
+            return _loans(session)
+        case "budget_settled":
+            return _settlements(session)
         case "recovered" | "recovery_needs_user":
             plan = session.turn.plan if session.turn is not None else None
             action = _CARRIED_OUT.get(plan.action if plan is not None else "")
@@ -312,6 +321,23 @@ def fitting(session: Session, kind: str) -> st.SearchStrategy[ev.KnownEvent]:
             return _resumptions([call.call.id for call in calls if call.started])
         case _:
             return events(kind)
+
+
+def _loans(session: Session) -> st.SearchStrategy[ev.KnownEvent]:
+    turn, limits = session.turn, session.opened.settings
+    if turn is None:
+        return st.nothing()
+    have = {lent.child for lent in turn.lent if lent.spent is None}
+    loans = st.builds(Loan, tokens=st.none() | _AMOUNTS).filter(lambda loan: too_much(turn, limits, loan) is None)
+    return st.builds(ev.BudgetLent, child=ids().filter(lambda name: name not in have), loan=st.just(Loan()) | loans)
+
+
+def _settlements(session: Session) -> st.SearchStrategy[ev.KnownEvent]:
+    own = session.opened.loan
+    known = [own.id] if own is not None and not own.settled else []
+    if session.turn is not None:
+        known = [lent.loan.id for lent in session.turn.lent if lent.spent is None]
+    return _one_of_these(known, lambda chosen: st.builds(ev.BudgetSettled, loan=st.just(chosen)))
 
 
 def _decisions(session: Session) -> st.SearchStrategy[ev.KnownEvent]:

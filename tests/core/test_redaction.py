@@ -18,6 +18,8 @@ from hypothesis import given, strategies as st
 from engine.core.events import (
     EVENT_TYPES,
     EVENTS,
+    BudgetLent,
+    BudgetSettled,
     ContextPrepared,
     Faulted,
     GrantRevoked,
@@ -39,6 +41,7 @@ from engine.core.events import (
     TurnCancelled,
     UserAnswered,
 )
+from engine.core.loans import Loan, Spent
 from engine.core.notices import Gap, ReasoningDelta, TextDelta, ToolInputDelta, ToolProgress, ToolRunning
 from engine.core.redaction import MIN_SECRET_CHARS, NoticeRedactor, RedactingStream, Redactor
 from engine.core.values import Fault, JsonObject, Message, ModelReply, PlannedCall, RecoveryPlan, ToolCall, WirePatch
@@ -92,6 +95,8 @@ def planted(secret: str) -> list[KnownEvent]:
         UserAnswered(request_id="r1", approve=True, text=text, by=secret),
         UserAnswered(request_id="r1", approve=True, arguments=data, plan=plan),
         GrantRevoked(grant_id="r1", by=text),
+        BudgetLent(child="child", loan=Loan(tokens=3)),
+        BudgetSettled(loan="s:4:0", spent=Spent(tokens=2)),
         Faulted(fault=Fault(kind="model_failure", message=f"401 for {text}")),
         RecoveryPlanned(plan=RecoveryPlan(action="give_up")),
         Recovered(),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.core import guards, table
+from engine.core import checks, guards, table
 from engine.core.cursor import Cursor
 from engine.core.events import EVENT_TYPES, KnownEvent
 from engine.core.session import Session
@@ -20,9 +20,10 @@ from engine.testing.checks import check_session
 
 from .scenarios import SESSIONS, VARIANTS, attempts, session
 
-WORKING = {"session_opened", "grant_revoked", "late_result", "turn_cancelled", "resumed", "shutdown_requested"}
+ALWAYS = {"session_opened", "grant_revoked", "late_result", "budget_settled", "shutdown_requested"}
+WORKING = {"budget_lent", "turn_cancelled", "resumed"} | ALWAYS
 LEGAL = {
-    State.IDLE: {"session_opened", "grant_revoked", "late_result", "prompt_received", "shutdown_requested"},
+    State.IDLE: {"prompt_received"} | ALWAYS,
     State.PROCESSING: {"context_prepared", "faulted"} | WORKING,
     State.GENERATING_RESPONSE: {"model_replied", "faulted"} | WORKING,
     State.EXECUTING_TOOLS: {"tool_started", "tool_finished", "tool_retried", "user_answered", "faulted"} | WORKING,
@@ -41,8 +42,8 @@ def deep(of: Session) -> object:
 def checked(of: Session, event: KnownEvent) -> Cursor:
     """Return a cursor whose event was found to refer to what is open, as guards get it."""
     cursor = Cursor(of, event)
-    if event.kind in guards.CHECKS:
-        guards.CHECKS[event.kind](cursor)
+    if event.kind in checks.CHECKS:
+        checks.CHECKS[event.kind](cursor)
     return cursor
 
 
@@ -164,7 +165,10 @@ MISTAKES: dict[str, tuple[tuple[Row, ...], str]] = {
     "a way out of shutdown": (
         changed(SHUTTING, sources=(*ROWS[SHUTTING].sources, State.SHUTDOWN)), "shutdown_requested leaves shutdown",
     ),
-    "a state that nothing leads to": (changed(SHUTTING, dest=None), "shutdown cannot be reached"),
+    "a state that nothing leads to": (
+        tuple(row._replace(dest=None) if row.dest is State.SHUTDOWN else row for row in ROWS),
+        "shutdown cannot be reached",
+    ),
     "a state that nothing leaves": (
         tuple(row._replace(dest=None) if row.trigger == "resumed" else row for row in ROWS), "shutdown cannot be left",
     ),

@@ -84,7 +84,7 @@ async def test_without_a_predictor_there_are_no_hints() -> None:
     """Nobody who predicts, nothing expected."""
     async with Engine(model=FunctionModel(think), tools=[find, get]) as engine:
         session = await engine.open("s")
-        assert (session.hints, session.pending, session.calls) == (None, (), ())
+        assert (session.hints, session.pending, session.progress) == (None, (), ())
 
 
 def test_v32_groups_follow_effects_and_conflict_keys() -> None:
@@ -109,7 +109,7 @@ async def test_v14_v32_calls_show_what_is_left_of_them() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(session.ask, "go")
             await anyio.sleep(2.0)
-            first, second = session.calls
+            first, second = session.progress
     assert (first.name, first.status, second.status) == ("find", ToolStatus.RUNNING, ToolStatus.COMPLETED)
     assert first.running_s == pytest.approx(1.0)
     assert first.usual_s == pytest.approx(4.0, rel=0.1)

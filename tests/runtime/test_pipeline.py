@@ -341,6 +341,39 @@ async def test_v34_a14_urgent_calls_go_first() -> None:
     assert order == ["first", "critical", "normal", "low"]
 
 
+async def test_a14_pressure_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """When more calls wait for a place than the bound says the log tells it once, and once when that is over."""
+    caplog.set_level(logging.WARNING, "engine")
+    free = anyio.Event()
+
+    @tool(effect="read")
+    async def look() -> str:
+        await free.wait()
+        return "seen"
+
+    def think(request: ModelRequest) -> ModelReply:
+        return ModelReply(text="done") if request.round > 1 else calls("look")
+
+    def said() -> list[tuple[str, int]]:
+        lines = [json.loads(record.getMessage()) for record in caplog.records]
+        return [(line["event"], line["bound"]) for line in lines if "bound" in line]
+
+    settings = EngineSettings(lanes=LaneLimits(query=1, queue_alert=2))
+    async with Engine(model=FunctionModel(think), tools=[look], settings=settings) as engine:
+
+        async def ask(name: str) -> None:
+            await (await engine.open(name)).ask("go")
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as group:
+                for number, expected in enumerate([0, 0, 0, 1, 1]):
+                    group.start_soon(ask, f"s-{number}")
+                    await anyio.wait_all_tasks_blocked()
+                    assert said() == [("many calls wait for a place", 2)] * expected
+                free.set()
+    assert said() == [("many calls wait for a place", 2), ("fewer calls wait for a place", 2)]
+
+
 async def test_a14_a_cancelled_turn_gives_its_waiting_places_back() -> None:
     """A session that waits for a place and is cancelled leaves the queue: the next one gets the place."""
     free = anyio.Event()
@@ -389,7 +422,7 @@ async def test_a14_model_calls_have_a_lane() -> None:
     assert crowd.most == 1
 
 
-async def test_a14_pressure_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a14_pressure_of_one_turn_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """When more calls wait than `queue_alert`, and again when they are half as many, the log says so once."""
     free = anyio.Event()
 
