@@ -28,8 +28,8 @@ async def hangs() -> None:
 
 @tool(effect="read", timeout_s=0.2)
 async def swallows_cancellation() -> str:
-    """Go on for two seconds, whoever cancels it."""
-    until = anyio.current_time() + 2
+    """Go on for five seconds, whoever cancels it."""
+    until = anyio.current_time() + 5
     while anyio.current_time() < until:
         with suppress(anyio.get_cancelled_exc_class()):
             await anyio.sleep(0.1)
@@ -40,7 +40,7 @@ async def swallows_cancellation() -> str:
 async def blocks_the_loop() -> str:
     """Keep the event loop from everybody else."""
     await anyio.sleep(0.05)
-    time.sleep(0.5)  # noqa: ASYNC251 - that is the point
+    time.sleep(1.0)  # noqa: ASYNC251 - that is the point
     return "alone"
 
 

@@ -65,12 +65,17 @@ class Told(NamedTuple):
         return sum(record.trigger == trigger for record in self.records)
 
 
+def _do_nothing() -> None:
+    """Leave the engine as it is."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """One fault.
 
     `script` is what the model says, `claim` what must be true in the end, `said` the claim in words. `metered` gives
-    the model a quota, and so a gate; `full_disk` fails the first intent of a write.
+    the model a quota, and so a gate; `full_disk` fails the first intent of a write; `afterwards` is called before the
+    engine is left.
     """
 
     group: str
@@ -85,6 +90,7 @@ class Scene:
     host: Host = asks
     metered: bool = False
     full_disk: bool = False
+    afterwards: Callable[[], object] = _do_nothing
 
     @property
     def in_workers(self) -> bool:
@@ -94,7 +100,7 @@ class Scene:
 
 def scenes() -> tuple[Scene, ...]:
     """Return every scene, in the order they are shown."""
-    return (*_TOOLS, _service(), *_PROCESSES, *_THE_MODEL, *_of_limits(), *_of_people_and_journals())
+    return (*_TOOLS, _stubborn(), _service(), *_PROCESSES, *_THE_MODEL, *_of_limits(), *_of_people_and_journals())
 
 
 def call(name: str, **arguments: JsonValue) -> ToolCall:
@@ -112,15 +118,6 @@ _TOOLS: Final = (
         [call("hang"), "I could not find out."],
         lambda told: told.statuses == ["timed_out"] and told.result.outcome is Outcome.COMPLETED,
         "the call timed out, the turn completed",
-    ),
-    Scene(
-        "Tools",
-        "One that swallows its cancellation is given up after a grace; its sibling has long ended",
-        [[call("swallow"), call("look")], "Then without it."],
-        lambda told: told.statuses == ["timed_out", "completed"] and told.stats.running_tools == 1,
-        "the turn went on; the tool keeps its place until it ends",
-        tools=(bad.swallow, bad.look),
-        limits=Limits(cancel_grace_s=0.1),
     ),
     Scene(
         "Tools",
@@ -149,6 +146,20 @@ _TOOLS: Final = (
         tools=(bad.break_down, bad.look),
     ),
 )
+
+
+def _stubborn() -> Scene:
+    stubborn = bad.Stubborn()
+    return Scene(
+        "Tools",
+        "One that swallows its cancellation is given up after a grace; its sibling has long ended",
+        [[call("swallow"), call("look")], "Then without it."],
+        lambda told: told.statuses == ["timed_out", "completed"] and told.stats.running_tools == 1,
+        "the turn went on; the tool keeps its place until it ends",
+        tools=(stubborn.tool(), bad.look),
+        limits=Limits(cancel_grace_s=0.1),
+        afterwards=stubborn.let_end,
+    )
 
 
 def _service() -> Scene:
@@ -204,7 +215,7 @@ _THE_MODEL: Final = (
     Scene(
         "The model",
         "A wait that is too long to sleep through: the turn is put aside, and goes on by itself",
-        [ModelError("429: come back later", kind="rate_limit", retry_after_s=0.8), "Later."],
+        [ModelError("429: come back later", kind="rate_limit", retry_after_s=1.2), "Later."],
         lambda told: told.result.text == "Later." and told.count("recovery_needs_user") == 1,
         "nothing slept in the turn; it went on when its time had come",
         limits=Limits(park_after_s=0.4, backoff_base_s=0.1),

@@ -24,6 +24,9 @@ from ..runtime.parts import TurnResult
 from .story import Storyteller
 from .terminal import Screen, clip, safe
 
+_PATIENCE_S = 30.0
+"""How long a scene waits for what should come, in seconds. Its claim fails then."""
+
 
 class Seen:
     """Keeps what happens, tells it, and lets a host wait for it. An observer.
@@ -57,10 +60,11 @@ class Seen:
             self._screen.line(self._screen.paint(f"      it runs in process {safe(notice.text)}", "dim"))
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait until something holds; it is looked at after each record and each process."""
-        while not holds():
-            self._news = anyio.Event()
-            await self._news.wait()
+        """Wait until something holds, but not for ever; it is looked at after each record and each process."""
+        with anyio.move_on_after(_PATIENCE_S):
+            while not holds():
+                self._news = anyio.Event()
+                await self._news.wait()
 
     def count(self, trigger: str) -> int:
         """Return how many records of a trigger there are."""

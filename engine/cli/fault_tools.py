@@ -33,29 +33,18 @@ async def hang() -> str:
     return "never"
 
 
-@tool(effect="read", timeout_s=0.2)
-async def swallow() -> str:
-    """Go on for two seconds, whoever cancels it."""
-    until = anyio.current_time() + 2
-    with suppress(anyio.get_cancelled_exc_class()):
-        await anyio.sleep_until(until)
-    with anyio.CancelScope(shield=True):
-        await anyio.sleep_until(until)
-    return "at last"
-
-
 @tool(effect="read")
 async def block() -> str:
     """Keep the event loop from everybody else."""
     await anyio.sleep(0.05)
-    _keep_the_thread(0.5)
+    _keep_the_thread(1.0)
     return "done, alone"
 
 
-@tool(timeout_s=0.2)
+@tool(timeout_s=0.4)
 def transfer(amount: int) -> str:
     """Move money, slowly, in a thread that nobody can stop."""
-    _keep_the_thread(0.6)
+    _keep_the_thread(0.8)
     return f"moved {amount}"
 
 
@@ -92,6 +81,31 @@ async def look() -> str:
 async def break_down() -> str:
     """Fail, in a way that leaves nothing to go on with."""
     raise RuntimeError("the disk of the service is gone")
+
+
+class Stubborn:
+    """A tool that swallows its cancellation, until somebody lets it end. Made where an event loop runs."""
+
+    def __init__(self) -> None:
+        self._released = anyio.Event()
+
+    def let_end(self) -> None:
+        """Let the tool end."""
+        self._released.set()
+
+    def tool(self) -> Tool:
+        """Return it."""
+
+        @tool(effect="read", timeout_s=0.2)
+        async def swallow() -> str:
+            """Go on, whoever cancels it."""
+            with suppress(anyio.get_cancelled_exc_class()):
+                await self._released.wait()
+            with anyio.CancelScope(shield=True):
+                await self._released.wait()
+            return "at last"
+
+        return swallow
 
 
 class Counted:
@@ -139,5 +153,5 @@ class Counted:
 
 
 __all__ = [
-    "Counted", "block", "break_down", "hang", "hoard", "hoard_here", "ignore_sigterm", "look", "swallow", "transfer",
+    "Counted", "Stubborn", "block", "break_down", "hang", "hoard", "hoard_here", "ignore_sigterm", "look", "transfer",
 ]  # fmt: skip

@@ -86,6 +86,7 @@ async def _play(scene: Scene, screen: Screen) -> tuple[bool, list[str]]:
         told = Told(result, tuple(seen.records), tuple(seen.processes), engine.stats())
         seen.telling = False
         again = await stage.session.ask("and now?")
+        scene.afterwards()
     (verification,) = await verify_journal(disk)
     held = scene.claim(told) and again.text == STILL_HERE and verification.ok
     return held, faults_of(told.records)
