@@ -216,8 +216,8 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Return what the engine is doing, what the process uses, and what was noticed. Takes some 100 µs."""
-        gates = {} if self._group is None else self._nursery.asking.governor.snapshot()
-        return stats_of(self._drivers.values(), self._parts, gates)
+        governor = None if self._group is None else self._nursery.asking.governor
+        return stats_of(self._drivers.values(), self._parts, governor)
 
     async def shutdown(self, grace_s: float = 0.0) -> None:
         """Let running turns end for up to `grace_s` seconds, interrupt the others, release every session. Idempotent.

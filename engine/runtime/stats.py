@@ -10,7 +10,7 @@ from ..core.values import ResourceUsage, State
 from ..tools.cache import CacheStats
 from .driver import Driver
 from .dwell import Dwell, Stuck
-from .governor import GateSnapshot
+from .governor import GateSnapshot, Governor
 from .lanes import Lane, LaneStats
 from .memory import MemoryStep
 from .parts import Parts
@@ -57,8 +57,8 @@ class EngineStats:
     cache: CacheStats | None = None
 
 
-def stats_of(drivers: Iterable[Driver], parts: Parts, gates: Mapping[str, GateSnapshot]) -> EngineStats:
-    """Return the figures of the moment."""
+def stats_of(drivers: Iterable[Driver], parts: Parts, governor: Governor | None) -> EngineStats:
+    """Return the figures of the moment; gates have none where no event loop runs for them."""
     monitor, lanes, cache = parts.monitor, parts.pipeline.lanes, parts.pipeline.cache
     drivers, process = tuple(drivers), monitor.gauge.read()
     return EngineStats(
@@ -74,7 +74,7 @@ def stats_of(drivers: Iterable[Driver], parts: Parts, gates: Mapping[str, GateSn
         blocked=tuple(monitor.blocked),
         memory_steps=tuple(monitor.steps),
         places_in_all=None if lanes is None else lanes.cap,
-        gates=gates,
+        gates={} if governor is None else governor.snapshot(),
         cache=None if cache is None else cache.stats,
         lanes={} if lanes is None else {lane: lanes.stats(lane) for lane in Lane},
     )
