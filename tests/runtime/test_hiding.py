@@ -160,6 +160,23 @@ async def test_f18_a19_no_canary_of_a_long_result_is_kept_beside_the_journal(kin
     assert [half for half in halves if half in f"{stored}{letter}"] == []
 
 
+async def test_f18_an_error_that_is_cut_inside_a_secret_shows_no_half_of_it() -> None:
+    """Wherever the text of an exception is cut, no more than half of the secret is on record."""
+    journal = MemoryJournal()
+
+    @tool(effect="read")
+    async def fail(before: int) -> str:
+        raise RuntimeError("." * before + CANARY)
+
+    asked = [call("fail", f"c{before}", before=before) for before in range(1960, 1990)]
+    model = ScriptedModel([ModelReply(tool_calls=asked), "done"])
+    async with Engine(model=model, tools=[fail], journal=journal, redactor=Redactor({"key": CANARY})) as engine:
+        await (await engine.open("s")).ask("go")
+    stored = "".join(record.line for record in await history(journal))
+    half = len(CANARY) // 2 + 1
+    assert [CANARY[:end] for end in range(half, len(CANARY) + 1) if CANARY[:end] in stored] == []
+
+
 async def test_f18_a_complaint_about_arguments_repeats_no_password() -> None:
     """What is wrong with arguments goes back to the model and on record without the value of a secret field."""
     journal = MemoryJournal()
