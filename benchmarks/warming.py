@@ -43,7 +43,7 @@ from engine.tools.warm import Warm, WarmContext
 from .numbers import Laps, Number, Result, check, distribution, mark
 from .workload import STANDARD, check_turn, fake_model, lookup, prompt
 
-SESSIONS = 60
+SESSIONS = 25
 """Sessions of each set that are run."""
 
 CALL_S = 0.1

@@ -236,8 +236,9 @@ class Predictor:
 
     @property
     def heavy(self) -> Mapping[str, int]:
-        """The tools that have taken 64 MiB of memory or more, with the most that one call did, in bytes, without what is
-        put off.
+        """The tools that have taken 64 MiB of memory or more, with the most that one call did, in bytes.
+
+        What is put off is not part of it.
         """
         return self._all_learned.patterns.heavy
 
