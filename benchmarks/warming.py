@@ -40,9 +40,10 @@ from engine.runtime.warm_settings import WarmSettings
 from engine.testing.scheduling import virtual_time
 from engine.tools.warm import Warm, WarmContext
 
-from .numbers import Number, Result, check, distribution
+from .numbers import Laps, Number, Result, check, distribution, mark
+from .workload import STANDARD, check_turn, fake_model, lookup, prompt
 
-SESSIONS = 60
+SESSIONS = 25
 """Sessions of each set that are run."""
 
 CALL_S = 0.1
@@ -306,3 +307,45 @@ async def _prefix(runs: int) -> Result:
         numbers.append(Number(f"warming.prefix.{name}.evaluated", "tokens", median(evaluated), samples=runs))
         numbers.append(distribution(f"warming.prefix.{name}.first", "ms", first_ms))
     return Result(tuple(numbers), ("the packaged model on one thread; the system prompt and two tools read ahead",))
+
+
+async def _no_hook(context: WarmContext) -> None:
+    """Prepare nothing."""
+
+
+@tool(effect="read", name="lookup", warm=Warm(_no_hook, lifetime_s=1e9))
+async def _warmed_lookup(q: str, n: int) -> dict[str, object]:
+    """Look a number up; after the first time there is nothing left to prepare."""
+    return {"q": q, "ok": True, "value": 2 * n}
+
+
+def overhead(turns: int = 600) -> Result:
+    """Return what a standard turn costs without a predictor, with one that learns, and with a warmer that looks each
+    time and prepares nothing; the three take turns in blocks of ten.
+    """
+    return anyio.run(_overhead, turns)
+
+
+async def _overhead(turns: int) -> Result:
+    model = FunctionModel(fake_model(STANDARD))
+    learning = EngineSettings(warming=WarmSettings(mode="off"))
+    laps = [Laps() for _ in range(3)]
+    async with (
+        Engine(model=model, tools=[lookup]) as bare,
+        Engine(model=model, tools=[lookup], predictor=Predictor(), settings=learning) as learns,
+        Engine(model=model, tools=[_warmed_lookup], predictor=Predictor()) as looks,
+    ):
+        sessions = [await engine.open("bench") for engine in (bare, learns, looks)]
+        for block in range(0, turns, 10):
+            for session, lap in zip(sessions, laps, strict=True):
+                for turn in range(block, block + 10):
+                    since = mark()
+                    result = await session.ask(prompt(turn))
+                    if block:
+                        lap.add(since)
+                    check_turn(result, turn, STANDARD)
+    names = ("bare", "learning", "abstaining")
+    numbers = [lap.numbers(f"warming.turn.{name}")[1] for name, lap in zip(names, laps, strict=True)]
+    numbers += [lap.ratios(f"warming.turn.{name}", laps[0])[2] for name, lap in zip(names[1:], laps[1:], strict=True)]
+    numbers.append(laps[2].ratios("warming.turn.abstaining_above_learning", laps[1])[2])
+    return Result(tuple(numbers), ())

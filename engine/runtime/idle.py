@@ -12,6 +12,8 @@ from typing import NamedTuple, Protocol
 import anyio
 import anyio.lowlevel
 
+from ..log import logger
+
 Step = Callable[[], int]
 """A piece of work that takes some milliseconds at most; returns how much it has freed."""
 
@@ -78,6 +80,9 @@ class IdleTime:
                     await anyio.lowlevel.checkpoint()
                 then()
             self._interrupted += self._scope.cancelled_caught
+        except Exception:
+            # Nobody waits here, and a session must not end for it.
+            logger.exception("idle work failed")
         finally:
             self._scope = None
             self._seconds += self._now_s() - began_s

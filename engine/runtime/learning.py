@@ -8,12 +8,14 @@ shelf. Must never do I/O while a turn runs.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ..core.notices import Notice
 from ..core.record import TransitionRecord
 from ..core.session import Session
+from ..log import logger
 from ..predict import Predictor, Situation
 from ..replay.lessons import Follower, teach
 from .shelf import Owner, Shelf
@@ -86,7 +88,10 @@ class Learner:
     def situation(self, session: str) -> Situation | None:
         """Return what the engine knows about the next decision of an open session; ask its predictor with it."""
         followed = self._followed.get(session)
-        return None if followed is None else followed.follower.situation
+        if followed is None:
+            return None
+        followed.predictor.catch_up()
+        return followed.follower.situation
 
     def memory_bytes(self, session: str, tool: str) -> int:
         """Return the most memory that a call of a tool has taken, where that was much; else 0."""
@@ -118,11 +123,19 @@ class Learner:
         """Learn from a record."""
         followed = self._followed.get(record.session)
         if followed is not None:
-            for lesson in followed.follower.take(record):
-                teach(followed.predictor, record.session, lesson)
+            # Learning takes some 0.1 ms a call. It can wait until somebody asks, or nobody is in a hurry.
+            followed.predictor.later(partial(_learn, followed, record))
 
     def on_notice(self, session: str, notice: Notice) -> None:
         """Learn nothing: notices are not recorded."""
+
+
+def _learn(followed: _Followed, record: TransitionRecord) -> None:
+    try:
+        for lesson in followed.follower.take(record):
+            teach(followed.predictor, record.session, lesson)
+    except Exception:
+        logger.exception("a predictor could not learn", session=record.session, seq=record.seq)
 
 
 def as_learner(given: Predictor | Learner | None) -> Learner | None:

@@ -26,7 +26,7 @@ from ..tools.registry import Toolbox
 from ..tools.warm import Warm, Warmable, WarmContext
 from .hints import side_by_side
 from .parts import Parts
-from .stock import Key
+from .stock import Key, Stock
 
 GUESSES = 8
 """Tools that are looked at when something is chosen."""
@@ -36,6 +36,9 @@ MODEL = "<model>"
 
 MODEL_S = 0.05
 """What getting the model ready is taken to save until it has been measured."""
+
+SOON_S = 10.0
+"""What is prepared for that long needs no look."""
 
 WORKER_S = 0.5
 """What starting a worker process is taken to save until calls have shown it."""
@@ -82,9 +85,14 @@ class Wares:
     ahead: frozenset[str]
     model: WarmableModel | None
 
-    def __bool__(self) -> bool:
-        """Whether there is anything to prepare for tools."""
-        return bool(self.hooks or self.ahead)
+    def any_open(self, session: str, now_s: float, *stocks: Stock) -> bool:
+        """Whether there is anything for tools that is not prepared already, for all that is known without asking."""
+        if self.ahead:
+            return True
+        return any(
+            not any(stock.holds(_key_of(warm, session), now_s + SOON_S) for stock in stocks)
+            for warm in self.hooks.values()
+        )
 
     def key(self, call: ToolCall, session: str) -> Key | None:
         """Return what a call would use."""

@@ -21,6 +21,7 @@ from ..core.events import ModelReplied, PromptReceived, ShutdownRequested, ToolF
 from ..core.notices import Notice, WarmUp
 from ..core.record import TransitionRecord
 from ..core.values import State, ToolCall, ToolStatus
+from ..log import logger
 from ..predict import Allowance, Chooser, Predictor, Tally
 from .crew import Crew
 from .driver import Driver
@@ -195,13 +196,25 @@ class Warmer:
         self._use(model, now_s)
         for stock in (self._real, self._shadow):
             stock.drop(model)
-        if self._wares and seen.left.preparations > 0:
-            self._expire(now_s)
-            offers = self._wares.offers(driver.session, predictor, self._learner.situation(session))
-            seen.left = self._prepare(offers, session, predictor, seen.left)
+        if seen.left.preparations > 0 and self._wares.any_open(session, now_s, self._real, self._shadow):
+            # In a task of its own: the request to the model must not wait for what is learned and chosen meanwhile.
+            self._crew.start(partial(self._choose, driver, seen, predictor))
+
+    async def _choose(self, driver: Driver, seen: _Seen, predictor: Predictor) -> None:
+        session = driver.session
+        if session.state is not State.GENERATING_RESPONSE:
+            return
+        try:
+            self._expire(self._now_s())
+            offers = self._wares.offers(session, predictor, self._learner.situation(session.id))
+            seen.left = self._prepare(offers, session.id, predictor, seen.left)
+        except Exception:
+            logger.exception("nothing could be prepared", session=session.id)
 
     def _ready_model(self, session: str, probability: float) -> None:
         """Get the model ready for the next request of a session, if it can be."""
+        if self._wares.model is None:
+            return
         predictor, driver = self._learner.predictor(session), self._drivers.get(session)
         if predictor is not None and driver is not None:
             offer = self._wares.model_offer(driver.session, probability)
@@ -220,7 +233,8 @@ class Warmer:
         predictor, driver = self._learner.predictor(session), self._drivers.get(session)
         if predictor is None or driver is None or driver.session.turn is not None:
             return
-        found = self._wares.offers(driver.session, predictor, None) if self._wares else []
+        predictor.catch_up()
+        found = self._wares.offers(driver.session, predictor, None)
         offers = [offer._replace(probability=offer.probability * ASKED_AGAIN) for offer in found]
         model = self._wares.model_offer(driver.session, ASKED_AGAIN)
         allowance = Allowance(self._settings.per_turn, self._settings.seconds_per_turn)

@@ -625,7 +625,7 @@ async def test_v9_conversation_is_read_ahead_while_nobody_asks() -> None:
     assert report.done.saved_s == pytest.approx(0.4)
 
 
-async def test_failing_memory_or_books_break_no_turn(caplog: pytest.LogCaptureFixture) -> None:
+async def test_predictor_that_fails_when_asked_breaks_no_turn(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever goes wrong when something is chosen is logged, and the turn ends as it would have."""
 
     class Broken(Predictor):
@@ -636,8 +636,13 @@ async def test_failing_memory_or_books_break_no_turn(caplog: pytest.LogCaptureFi
         model=FunctionModel(think), tools=[querying(Socket())], clock=LoopClock(), predictor=Broken(),
         settings=warming(mode="on"),
     ) as engine:  # fmt: skip
-        await turns(engine, 2)
-    assert "broken" in caplog.text
+        session = await engine.open("s")
+        for _ in range(2):
+            # Asked while the model thinks, and while the session rests.
+            assert (await session.ask("go")).outcome is Outcome.COMPLETED
+            await anyio.sleep(1.0)
+    assert "nothing could be prepared" in caplog.text
+    assert "idle work failed" in caplog.text
 
 
 EFFECTS = st.sampled_from(["read", "idempotent", "write"])
