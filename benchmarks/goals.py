@@ -53,8 +53,8 @@ GOALS: tuple[Goal, ...] = (
     Goal("workers.host_kill.orphans_after_1_s", "processes left 1 s after the host was killed", 0, 0),
     Goal("rate.requests_a_useful", "50 sessions on one refusal, requests a useful one", 1.1, 1.1),
     Goal("lag.beside_sync_tool.p99", "loop lag while a sync tool sleeps, p99, ms", 50, 10),
-    Goal("inspector.usable_100000", "a page of 100,000 records can be used, s", None, 2),
-    Goal("inspector.filter_100000", "a filter over 100,000 records, ms", None, 100),
+    Goal("inspector.of_100000.usable.wall", "a page of 100,000 records can be used, s", None, 2),
+    Goal("inspector.of_100000.filter", "a filter over 100,000 records, ms", None, 100),
     Goal("import_time.cpu_ratio", "import engine, × its five dependencies", 1.5, 1.4),
 )  # fmt: skip
 

@@ -277,19 +277,19 @@ def test_copied_test_passes_and_can_fail(show: Open, seq: int) -> None:
     code = opened.text("#test-code")
     assert "HISTORY" in code
     assert opened.run("(seq) => inspector.testAt(seq)", seq).split() == code.split()
-    run_copied(code, seq)
+    check_copied(code, seq)
     state = next(record.dest.value for record in example() if record.seq == seq)
     with pytest.raises(AssertionError):
-        run_copied(code.replace(f'session.state.value == "{state}"', 'session.state.value == "elsewhere"'), seq)
+        check_copied(code.replace(f'session.state.value == "{state}"', 'session.state.value == "elsewhere"'), seq)
 
 
 def test_copied_test_of_odd_texts_is_python(show: Open) -> None:
     """Whatever letters a history is made of, the copied test is Python and holds."""
     opened = show(nasty(), "#seq=6")
-    run_copied(opened.run("() => inspector.testAt(6)"), 6, "nasty")
+    check_copied(opened.run("() => inspector.testAt(6)"), 6, "nasty")
 
 
-def run_copied(code: str, seq: int, session: str = "order_4711") -> None:
+def check_copied(code: str, seq: int, session: str = "order_4711") -> None:
     names: dict[str, Any] = {}
     exec(compile(code, "copied", "exec", dont_inherit=True), names)  # noqa: S102 - that is what it is for
     names[f"test_{session}_at_{seq}"]()
