@@ -13,19 +13,25 @@ import pytest
 from engine import (
     Engine,
     EngineSettings,
+    Learner,
     Limits,
     Message,
     ModelReply,
+    ModelRequest,
     Outcome,
     Session,
     State,
+    TransitionRecord,
     TurnResult,
     Usage,
     tool,
 )
+from engine.core.notices import Notice
+from engine.core.values import RecoveryPlan
 from engine.errors import EngineClosed, InvalidEvent, JournalUnavailable, SessionPagedOut, UsageError
 from engine.journal import MemoryJournal
 from engine.models import FunctionModel, ScriptedModel
+from engine.predict import Predictor
 from engine.runtime.driver import Driver
 from engine.runtime.ledger import Ledger
 from engine.runtime.memory import MEBIBYTE
@@ -191,6 +197,70 @@ async def test_v27_two_prompts_bring_a_session_back_once() -> None:
                 group.start_soon(ask, session)
         assert len(session.turns) == 6
         check_closed(await history(engine.journal))
+
+
+async def test_v27_a_session_that_somebody_waits_for_stays() -> None:
+    """Whoever waits for the end of a turn gets its result, however many other sessions are used meanwhile."""
+    let_go = anyio.Event()
+
+    async def think(request: ModelRequest) -> ModelReply:
+        if request.session == "s":
+            await let_go.wait()
+        return ModelReply(text=f"done in {request.session}")
+
+    class Crowd:
+        """Opens another session as soon as the turn has ended, before whoever waits for it can look."""
+
+        def on_record(self, record: TransitionRecord) -> None:
+            if record.session == "s" and record.trigger == "model_replied":
+                group.start_soon(engine.open, "another")
+
+        def on_notice(self, session: str, notice: Notice) -> None:
+            """Do nothing."""
+
+    async def wait() -> None:
+        results.append(await session.result())
+
+    results: list[TurnResult] = []
+    async with (
+        anyio.create_task_group() as group,
+        Engine(model=FunctionModel(think), settings=ONE, observers=[Crowd()]) as engine,
+    ):
+        session = await engine.open("s")
+        async with anyio.create_task_group() as inner:
+            inner.start_soon(session.ask, "go")
+            await anyio.wait_all_tasks_blocked()
+            for _ in range(3):
+                inner.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            let_go.set()
+    assert [result.text for result in results] == ["done in s"] * 3
+
+
+async def test_v25_v27_a_session_that_was_shut_down_is_not_looked_for() -> None:
+    """A session that its recovery has shut down takes no room; others are paged out as ever."""
+    plan = RecoveryPlan(action="give_up", end="shutdown")
+    settings = EngineSettings(sessions_in_memory=1, recovery={"bad_reply": lambda fault, made: plan})
+
+    def think(request: ModelRequest) -> ModelReply:
+        return None if request.session == "s" else ModelReply(text="hello")  # type: ignore[return-value]
+
+    async with Engine(model=FunctionModel(think), settings=settings) as engine:
+        session = await engine.open("s")
+        assert (await session.ask("go")).outcome is Outcome.FAILED
+        assert session.state is State.SHUTDOWN
+        await paged(engine, "t")
+        assert engine.stats().sessions == {State.IDLE: 2}
+
+
+async def test_v27_closing_a_session_that_is_not_in_memory_ends_what_is_learned_from_it() -> None:
+    """A predictor follows a session while it is paged out, and no longer when it is closed."""
+    learner = Learner(Predictor())
+    async with Engine(model=echo(), settings=ONE, predictor=learner) as engine:
+        session = await paged(engine)
+        assert learner.predictor("s") is not None
+        await session.close()
+        assert learner.predictor("s") is None
 
 
 async def test_v27_a_session_with_something_open_stays() -> None:
