@@ -21,12 +21,11 @@ from engine import (
     Outcome,
     Session,
     State,
-    TransitionRecord,
     TurnResult,
     Usage,
     tool,
 )
-from engine.core.notices import Notice
+from engine.api import Extras
 from engine.core.values import RecoveryPlan
 from engine.errors import EngineClosed, InvalidEvent, JournalUnavailable, SessionPagedOut, UsageError
 from engine.journal import MemoryJournal
@@ -200,41 +199,45 @@ async def test_v27_two_prompts_bring_a_session_back_once() -> None:
 
 
 async def test_v27_a_session_that_somebody_waits_for_stays() -> None:
-    """Whoever waits for the end of a turn gets its result, however many other sessions are used meanwhile."""
-    let_go = anyio.Event()
+    """Who answered while tools ran gets the turn's result, although another turn that ends with it takes the room."""
+    look_on, let_go = anyio.Event(), anyio.Event()
+    results: list[TurnResult] = []
+
+    @tool(effect="read")
+    async def look() -> str:
+        await look_on.wait()
+        return "seen"
+
+    @tool(effect="read")
+    async def peep() -> str:
+        return "seen"
 
     async def think(request: ModelRequest) -> ModelReply:
-        if request.session == "s":
-            await let_go.wait()
+        if request.session == "s" and request.round == 1:
+            return calls("look", "peep")
+        await let_go.wait()
         return ModelReply(text=f"done in {request.session}")
 
-    class Crowd:
-        """Opens another session as soon as the turn has ended, before whoever waits for it can look."""
+    async def answer() -> None:
+        results.append(await session.answer(session.pending[0].id, approve=True))
 
-        def on_record(self, record: TransitionRecord) -> None:
-            if record.session == "s" and record.trigger == "model_replied":
-                group.start_soon(engine.open, "another")
-
-        def on_notice(self, session: str, notice: Notice) -> None:
-            """Do nothing."""
-
-    async def wait() -> None:
-        results.append(await session.result())
-
-    results: list[TurnResult] = []
+    extras: Extras = {"policy": Verdicts(peep="ask"), "settings": ONE}
     async with (
+        Engine(model=FunctionModel(think), tools=[look, peep], **extras) as engine,
         anyio.create_task_group() as group,
-        Engine(model=FunctionModel(think), settings=ONE, observers=[Crowd()]) as engine,
     ):
-        session = await engine.open("s")
-        async with anyio.create_task_group() as inner:
-            inner.start_soon(session.ask, "go")
-            await anyio.wait_all_tasks_blocked()
-            for _ in range(3):
-                inner.start_soon(wait)
-            await anyio.wait_all_tasks_blocked()
-            let_go.set()
-    assert [result.text for result in results] == ["done in s"] * 3
+        session, other = await engine.open("s"), await engine.open("t")
+        await session.load()
+        group.start_soon(session.ask, "go")
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(answer)
+        await anyio.wait_all_tasks_blocked()
+        look_on.set()
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(other.ask, "go")
+        await anyio.wait_all_tasks_blocked()
+        let_go.set()
+    assert [result.text for result in results] == ["done in s"]
 
 
 async def test_v25_v27_a_session_that_was_shut_down_is_not_looked_for() -> None:
