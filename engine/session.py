@@ -166,7 +166,8 @@ class Session:
             EngineClosed: the engine or session is closed.
             JournalError: the history cannot be read or does not hold; the session stays paged out.
         """
-        await self._seat.back()
+        await self._seat.enter()
+        self._seat.leave()
 
     async def ask(self, prompt: str | Prompt) -> TurnResult:
         """Run one turn and return how it came to rest: ended, or waiting for `answer`.
@@ -181,7 +182,11 @@ class Session:
             EngineClosed: the engine or session is closed.
         """
         checked = as_prompt(prompt)
-        return await (await self._seat.back()).ask(checked)
+        driver = await self._seat.enter()
+        try:
+            return await driver.ask(checked)
+        finally:
+            self._seat.leave()
 
     def stream(self, prompt: str | Prompt) -> TurnStream:
         """Run one turn in the background and iterate over its records and notices, ending with the `TurnResult`.
@@ -206,7 +211,11 @@ class Session:
             answered = UserAnswered.model_validate({**said, "request_id": request_id})
         except ValidationError as error:
             raise InvalidEvent(f"this cannot be recorded as an answer: {complaint(error)}") from None
-        return await (await self._seat.back()).inlet.answer(answered)
+        driver = await self._seat.enter()
+        try:
+            return await driver.inlet.answer(answered)
+        finally:
+            self._seat.leave()
 
     async def revoke(self, grant_id: str, *, by: str | None = None) -> None:
         """Take one of `grants` back: from then on no call starts by it, not even one that it has let through.
@@ -214,7 +223,11 @@ class Session:
         Raises:
             InvalidEvent: there is no such grant.
         """
-        await (await self._seat.back()).inlet.revoke(GrantRevoked(grant_id=grant_id, by=by))
+        driver = await self._seat.enter()
+        try:
+            await driver.inlet.revoke(GrantRevoked(grant_id=grant_id, by=by))
+        finally:
+            self._seat.leave()
 
     async def cancel(self, reason: str = "cancelled") -> None:
         """Cancel the open turn, wherever it is. Every call gets a terminal record. Without an open turn do nothing.
@@ -226,11 +239,14 @@ class Session:
 
     async def result(self) -> TurnResult:
         """Return the newest turn's result once the session rests. Goes on with a turn that a failure stopped."""
-        driver = await self._seat.back()
-        if driver.unfinished:
-            return await driver.resume()
-        await driver.rest()
-        return driver.result()
+        driver = await self._seat.enter()
+        try:
+            if driver.unfinished:
+                return await driver.resume()
+            await driver.rest()
+            return driver.result()
+        finally:
+            self._seat.leave()
 
     async def history(self, after: int = 0) -> AsyncIterator[TransitionRecord]:
         """Iterate over the durable records from sequence `after` + 1: all of them, from the journal."""

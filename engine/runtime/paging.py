@@ -58,13 +58,17 @@ class Card(NamedTuple):
 
 
 class Seat:
-    """The place of one open session in its engine: its driver, or its card while it is paged out."""
+    """The place of one open session in its engine: its driver, or its card while it is paged out.
 
-    __slots__ = ("_card", "_driver", "_pager")
+    Whoever waits for something of the session enters it: it stays in memory until he has left.
+    """
+
+    __slots__ = ("_card", "_driver", "_guests", "_pager")
 
     def __init__(self, driver: Driver, pager: Pager) -> None:
         self._driver: Driver | None = driver
         self._card: Card | None = None
+        self._guests = 0
         self._pager = pager
 
     @property
@@ -84,27 +88,36 @@ class Seat:
             raise SessionPagedOut(self._card.id)
         return self._driver
 
-    async def back(self) -> Driver:
-        """Return the session's driver, rebuilt from the journal where the session was paged out.
+    async def enter(self) -> Driver:
+        """Return the session's driver, rebuilt from the journal where the session was paged out. `leave` follows.
 
         Raises:
             EngineClosed: session or engine was closed meanwhile.
             JournalError: the history cannot be read or does not hold; the session stays paged out.
         """
-        return self._driver or await self._pager.back(self)
+        self._guests += 1
+        try:
+            return self._driver or await self._pager.back(self)
+        except BaseException:
+            self._guests -= 1
+            raise
+
+    def leave(self) -> None:
+        """Let the session leave memory again."""
+        self._guests -= 1
 
     async def release(self) -> None:
         """Give the right to write up, where the session is paged out. It does not come back any more."""
         card = self._card
         if card is not None and card.writer is not None:
             self._card = card._replace(writer=None)
-            await card.writer.release()
+            await self._pager.release(card.id, card.writer)
 
     def page_out(self) -> int:
         """Drop the session from memory if all of it is in the journal; return the bytes of its records' text."""
         driver = self._driver
         # What a session gives back of a loan is found in its turns.
-        if driver is None or not driver.at_rest or driver.session.opened.loan is not None:
+        if driver is None or self._guests or not driver.at_rest or driver.session.opened.loan is not None:
             return 0
         session, ledger = driver.session, driver.ledger
         size_bytes = sum(map(len, ledger.recent))
@@ -161,8 +174,17 @@ class Pager:
         """Drop every idle session from memory; return the bytes of their records' texts. The objects take more."""
         return sum(self._page_out(name) for name in list(self._seats))
 
+    async def release(self, session_id: str, writer: Writer) -> None:
+        """Give up a session that is paged out."""
+        learner = None if self._nursery is None else self._nursery.asking.parts.learner
+        try:
+            await writer.release()
+        finally:
+            if learner is not None:
+                await learner.leave(session_id)
+
     async def back(self, seat: Seat) -> Driver:
-        """Return the driver of a seat, rebuilt where that is needed; see `Seat.back`."""
+        """Return the driver of a seat, rebuilt where that is needed; see `Seat.enter`."""
         async with self._opening:
             card = seat.card
             if card is None:
@@ -184,6 +206,9 @@ class Pager:
 
     def _rest(self, session_id: str) -> None:
         """Take note that a session was used, and page those out that were not for longest."""
+        if session_id not in self._seats:
+            # Its recovery has shut it down.
+            return
         self._rested[session_id] = None
         self._rested.move_to_end(session_id)
         assert self._most is not None

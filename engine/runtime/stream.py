@@ -93,8 +93,11 @@ class TurnStream(AsyncIterator[Item]):
     async def _run(self) -> None:
         try:
             with self._scope:
-                self._driver = await self._seat.back()
-                self._result = await self._driver.ask(self._prompt, self._attend)
+                self._driver = await self._seat.enter()
+                try:
+                    self._result = await self._driver.ask(self._prompt, self._attend)
+                finally:
+                    self._seat.leave()
         except Exception as error:
             # Handed to the reader; if nobody reads, the session itself still says what happened.
             self._error = error

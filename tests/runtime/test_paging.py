@@ -13,9 +13,11 @@ import pytest
 from engine import (
     Engine,
     EngineSettings,
+    Learner,
     Limits,
     Message,
     ModelReply,
+    ModelRequest,
     Outcome,
     Session,
     State,
@@ -23,9 +25,12 @@ from engine import (
     Usage,
     tool,
 )
+from engine.api import Extras
+from engine.core.values import RecoveryPlan
 from engine.errors import EngineClosed, InvalidEvent, JournalUnavailable, SessionPagedOut, UsageError
 from engine.journal import MemoryJournal
 from engine.models import FunctionModel, ScriptedModel
+from engine.predict import Predictor
 from engine.runtime.driver import Driver
 from engine.runtime.ledger import Ledger
 from engine.runtime.memory import MEBIBYTE
@@ -191,6 +196,74 @@ async def test_v27_two_prompts_bring_a_session_back_once() -> None:
                 group.start_soon(ask, session)
         assert len(session.turns) == 6
         check_closed(await history(engine.journal))
+
+
+async def test_v27_a_session_that_somebody_waits_for_stays() -> None:
+    """Who answered while tools ran gets the turn's result, although another turn that ends with it takes the room."""
+    look_on, let_go = anyio.Event(), anyio.Event()
+    results: list[TurnResult] = []
+
+    @tool(effect="read")
+    async def look() -> str:
+        await look_on.wait()
+        return "seen"
+
+    @tool(effect="read")
+    async def peep() -> str:
+        return "seen"
+
+    async def think(request: ModelRequest) -> ModelReply:
+        if request.session == "s" and request.round == 1:
+            return calls("look", "peep")
+        await let_go.wait()
+        return ModelReply(text=f"done in {request.session}")
+
+    async def answer() -> None:
+        results.append(await session.answer(session.pending[0].id, approve=True))
+
+    extras: Extras = {"policy": Verdicts(peep="ask"), "settings": ONE}
+    async with (
+        Engine(model=FunctionModel(think), tools=[look, peep], **extras) as engine,
+        anyio.create_task_group() as group,
+    ):
+        session, other = await engine.open("s"), await engine.open("t")
+        await session.load()
+        group.start_soon(session.ask, "go")
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(answer)
+        await anyio.wait_all_tasks_blocked()
+        look_on.set()
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(other.ask, "go")
+        await anyio.wait_all_tasks_blocked()
+        let_go.set()
+    assert [result.text for result in results] == ["done in s"]
+
+
+async def test_v25_v27_a_session_that_was_shut_down_is_not_looked_for() -> None:
+    """A session that its recovery has shut down takes no room; others are paged out as ever."""
+    plan = RecoveryPlan(action="give_up", end="shutdown")
+    settings = EngineSettings(sessions_in_memory=1, recovery={"bad_reply": lambda fault, made: plan})
+
+    def think(request: ModelRequest) -> ModelReply:
+        return None if request.session == "s" else ModelReply(text="hello")  # type: ignore[return-value]
+
+    async with Engine(model=FunctionModel(think), settings=settings) as engine:
+        session = await engine.open("s")
+        assert (await session.ask("go")).outcome is Outcome.FAILED
+        assert session.state is State.SHUTDOWN
+        await paged(engine, "t")
+        assert engine.stats().sessions == {State.IDLE: 2}
+
+
+async def test_v27_closing_a_session_that_is_not_in_memory_ends_what_is_learned_from_it() -> None:
+    """A predictor follows a session while it is paged out, and no longer when it is closed."""
+    learner = Learner(Predictor())
+    async with Engine(model=echo(), settings=ONE, predictor=learner) as engine:
+        session = await paged(engine)
+        assert learner.predictor("s") is not None
+        await session.close()
+        assert learner.predictor("s") is None
 
 
 async def test_v27_a_session_with_something_open_stays() -> None:
