@@ -198,7 +198,7 @@ def open_database(path: str) -> sqlite3.Connection:
     """
     exists = inspect_file(path)
     new = not Path(path).exists()
-    connection = _connect(path, "rwc")
+    connection = connect(path, "rwc")
     try:
         connection.execute("PRAGMA synchronous = FULL")
         if not exists:
@@ -224,7 +224,7 @@ def open_reader(path: str) -> sqlite3.Connection | None:
     """
     if not inspect_file(path):
         return None
-    connection = _connect(path, "rw")  # a reader of a WAL database needs its shared memory file
+    connection = connect(path, "rw")  # a reader of a WAL database needs its shared memory file
     connection.execute("PRAGMA query_only = ON")
     return connection
 
@@ -281,7 +281,7 @@ def _expected_bytes(path: str) -> int:
 
 
 def _read_marks(path: str, mode: str) -> tuple[int, int]:
-    connection = _connect(path, mode)
+    connection = connect(path, mode)
     try:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -290,7 +290,8 @@ def _read_marks(path: str, mode: str) -> tuple[int, int]:
         connection.close()
 
 
-def _connect(path: str, mode: str) -> sqlite3.Connection:
+def connect(path: str, mode: str) -> sqlite3.Connection:
+    """Return a bare connection to a file; `mode` is SQLite's word for what it may do."""
     uri = f"file:{quote(path)}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.text_factory = _latin  # a damaged text is reported by the codec, not by the reader of the column

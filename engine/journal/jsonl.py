@@ -17,6 +17,7 @@ import anyio.to_thread
 from ..core.values import check_id
 from ..errors import JournalUnavailable
 from ..ports import SessionInfo, StoredLine, Writer
+from . import _jsonl_checkpoints as checkpoints
 from ._jsonl_store import JsonlStore, Layout, session_of, translate
 from ._lines import Index
 from ._orders import check_page
@@ -72,6 +73,14 @@ class JsonlJournal:
     async def sessions(self) -> Sequence[SessionInfo]:
         """Return every session that has a record, sorted by id."""
         return await anyio.to_thread.run_sync(self._reader.sessions)
+
+    async def put_checkpoint(self, session: str, text: str) -> None:
+        """Keep a text to begin from, in a file of its own; see `keeping.Checkpointing`. It is not flushed."""
+        await anyio.to_thread.run_sync(checkpoints.put, self._store.layout, check_id(session), text)
+
+    async def get_checkpoint(self, session: str) -> str | None:
+        """Return the text to begin from; see `keeping.Checkpointing`."""
+        return await anyio.to_thread.run_sync(checkpoints.get, self._store.layout, check_id(session))
 
     async def aclose(self) -> None:
         """Release every session claimed here and close the files. Idempotent; the next use opens them again."""

@@ -9,6 +9,7 @@ import anyio
 
 from .asking import Asking
 from .broadcast import Broadcast
+from .checkpointing import start_of
 from .crew import Crew
 from .driver import Driver
 from .ledger import Ledger
@@ -34,6 +35,8 @@ async def load_driver(nursery: Nursery, name: str, who: Who, *, takeover: bool) 
     try:
         broadcast = Broadcast(name, parts.watchers)
         ledger = Ledger(name, parts, writer, broadcast)
+        if (start := await start_of(parts.journal, name, writer.tail, parts.limits)) is not None:
+            ledger.begin_at(start)
         await ledger.load()
         parent = who.get("parent") or ledger.session.opened.parent
         check_siblings(parent, (driver.session for driver in nursery.drivers.values()), parts)

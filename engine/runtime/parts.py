@@ -46,7 +46,8 @@ class EngineSettings(Value):
     kind of fault that the host wants to decide about. A coroutine tool that keeps the event loop for longer than
     `loop_limit_s`, and a session that works in one state for longer than `stuck_after_s`, are reported in the log and
     in `engine.stats()`; None reports none. `lanes` caps what all sessions of the engine run at once, None does not; a
-    cap costs some 5 % of a small turn.
+    cap costs some 5 % of a small turn. A session that is released with at least `checkpoint_records` records more than
+    it was opened with, or than its last checkpoint, leaves a checkpoint in the journal; None leaves none.
     """
 
     system: str | None = None
@@ -59,6 +60,7 @@ class EngineSettings(Value):
     loop_limit_s: float | None = Field(default=1.0, gt=0)
     stuck_after_s: float | None = Field(default=600.0, gt=0)
     lanes: LaneLimits | None = None
+    checkpoint_records: int | None = Field(default=512, ge=1)
 
 
 class TurnResult(NamedTuple):
