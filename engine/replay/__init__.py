@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from .folding import fold, prompts, state_at
     from .importing import ImportReport, import_chats, read_chats
     from .reading import read_history
+    from .searching import Match, Query, search
+    from .travelling import Timeline
     from .verification import Finding, Verification, verify, verify_journal
 
 __all__ = [
     "CopyReport",
     "Finding",
     "ImportReport",
+    "Match",
+    "Query",
+    "Timeline",
     "Verification",
     "copy_journal",
     "export_chats",
@@ -28,6 +33,7 @@ __all__ = [
     "prompts",
     "read_chats",
     "read_history",
+    "search",
     "state_at",
     "verify",
     "verify_journal",
@@ -55,6 +61,14 @@ def __getattr__(name: str) -> Any:
         from . import reading
 
         return getattr(reading, name)
+    if name in ("Match", "Query", "search"):
+        from . import searching
+
+        return getattr(searching, name)
+    if name == "Timeline":
+        from . import travelling
+
+        return getattr(travelling, name)
     if name in ("Finding", "Verification", "verify", "verify_journal"):
         from . import verification
 
