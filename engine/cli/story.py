@@ -11,12 +11,14 @@ from typing import assert_never
 from pydantic import JsonValue
 
 from ..core.events import (
+    HISTORY_PRUNED,
     ContextPrepared,
     Faulted,
     GrantRevoked,
     LateResult,
     ModelReplied,
     PromptReceived,
+    RecordsRewritten,
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
@@ -195,7 +197,7 @@ class Storyteller:
 
 _Remarkable = (
     SessionOpened | ContextPrepared | UserAnswered | GrantRevoked | Faulted | RecoveryPlanned | Recovered
-    | RecoveryNeedsUser | RecoveryFailed | TurnCancelled | ShutdownRequested | UnknownEvent
+    | RecoveryNeedsUser | RecoveryFailed | TurnCancelled | RecordsRewritten | ShutdownRequested | UnknownEvent
 )  # fmt: skip
 
 
@@ -211,6 +213,9 @@ def _remark(event: _Remarkable) -> str:
             return event.grant_id
         case TurnCancelled() | ShutdownRequested():
             return event.reason
+        case RecordsRewritten():
+            places = ", ".join(str(record.seq) for record in event.records)
+            return f"{event.action}: {places}{f', {event.reason}' if event.reason else ''}"
         case ContextPrepared():
             return f"{len(event.messages)} messages added" if event.messages else ""
         case Recovered():
@@ -218,6 +223,6 @@ def _remark(event: _Remarkable) -> str:
         case SessionOpened() | RecoveryNeedsUser() | RecoveryFailed():
             return ""
         case UnknownEvent():
-            return "an event of a newer release"
+            return "pruned up to here" if event.kind == HISTORY_PRUNED else "an event of a newer release"
         case _:
             assert_never(event)

@@ -176,6 +176,10 @@ def retry_call(cursor: Cursor) -> None:
     run_call(cursor, again)
 
 
+def note_rewriting(cursor: Cursor) -> None:
+    """Change nothing: it is about records, not about the session."""
+
+
 def ignore_late_result(cursor: Cursor) -> None:
     """Change nothing: the call was given up and has its end."""
 

@@ -43,15 +43,19 @@ class Cursor:
     )
 
     def __init__(self, session: Session, event: KnownEvent | None = None) -> None:
+        self.put(session)
+        # Guards and actions are reached through the event's kind, so each knows which class it gets.
+        self.event: Any = event
+        self.effects: list[KnownEffect] = []
+
+    def put(self, session: Session) -> None:
+        """Stand where a snapshot does."""
         (
             self.id, self.seq, self.state, self.opened, self.transcript, turn, self.last_turn, self.turns, self.usage,
             self.left, self.grants, self.spilled,
         ) = session  # fmt: skip
         self.turn = None if turn is None else _draft(turn)
         self.source: State = self.state
-        # Guards and actions are reached through the event's kind, so each knows which class it gets.
-        self.event: Any = event
-        self.effects: list[KnownEffect] = []
 
     def frozen(self) -> Session:
         """Return the session as it stands."""

@@ -7,14 +7,18 @@ whether what it is given is true: whoever reads a store checks that first.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from .events import SessionOpened
+from ..errors import ReplayError
+from .cursor import Cursor
+from .events import SessionOpened, UnknownEvent
 from .grants import Grant
+from .record import TransitionRecord
 from .session import NO_USAGE, NOT_OPENED, Session, Turn
 from .transcript import StoredMessages, Transcript
 from .values import State, Usage
@@ -53,6 +57,23 @@ def restore(data: Mapping[str, Any], messages: StoredMessages) -> Session:
     """
     snapshot = _snapshots().validate_python(data)
     return Session(transcript=Transcript(stored=messages), **snapshot._asdict())
+
+
+def begin(cursor: Cursor, record: TransitionRecord, event: UnknownEvent) -> None:
+    """Put a fresh cursor where a pruned history begins.
+
+    Raises:
+        ReplayError: the record holds no session, or another one; the cursor is of no further use.
+    """
+    data: dict[str, Any] = event.data
+    try:
+        messages = StoredMessages([json.dumps(message) for message in data["messages"]])
+        session = restore(data["session"], messages)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReplayError(f"{cursor.id}:{record.seq}: the pruned history begins with no session") from error
+    if (session.id, session.seq, session.state) != (record.session, record.seq, record.dest):
+        raise ReplayError(f"{cursor.id}:{record.seq}: the pruned history begins with {session.id!r} at {session.seq}")
+    cursor.put(session)
 
 
 def restore_turn(data: Mapping[str, Any]) -> Turn:

@@ -1,4 +1,4 @@
-"""What a journal may offer besides the port: a place for checkpoints.
+"""What a journal may offer besides the port: a place for checkpoints, and rewriting what it holds.
 
 Capabilities, each a Protocol of its own: whoever wants one asks with `isinstance` and does without where it is absent.
 May import core and ports.
@@ -6,6 +6,7 @@ May import core and ports.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 
@@ -30,5 +31,21 @@ class Checkpointing(Protocol):
 
         Raises:
             JournalError: the store cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class Rewriting(Protocol):
+    """A writer that can change what its session's history holds; see `replay.retention`, which declares it first."""
+
+    async def rewrite(self, first: int, lines: Mapping[int, str]) -> None:
+        """Drop the records before `first`, put these lines in the place of those of their sequence, forget the
+        session's checkpoint. All or nothing, whenever the process ends; what was dropped is not left in the store's
+        files.
+
+        Raises:
+            JournalUnavailable: nothing has changed, or the text says what has.
+            StaleWriter: another writer has the session; nothing has changed.
         """
         ...

@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from .folding import fold, prompts, state_at
     from .importing import ImportReport, import_chats, read_chats
     from .reading import read_history
+    from .retention import Account, Rewritten, prune, redact
     from .searching import Match, Query, search
     from .travelling import Timeline
     from .verification import Finding, Verification, verify, verify_journal
 
 __all__ = [
+    "Account",
     "CopyReport",
     "Finding",
     "ImportReport",
     "Match",
     "Query",
+    "Rewritten",
     "Timeline",
     "Verification",
     "copy_journal",
@@ -31,8 +34,10 @@ __all__ = [
     "fold",
     "import_chats",
     "prompts",
+    "prune",
     "read_chats",
     "read_history",
+    "redact",
     "search",
     "state_at",
     "verify",
@@ -61,6 +66,10 @@ def __getattr__(name: str) -> Any:
         from . import reading
 
         return getattr(reading, name)
+    if name in ("Account", "Rewritten", "prune", "redact"):
+        from . import retention
+
+        return getattr(retention, name)
     if name in ("Match", "Query", "search"):
         from . import searching
 

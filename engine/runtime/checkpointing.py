@@ -53,8 +53,8 @@ async def start_of(journal: Journal, session: str, tail: Tail, limits: Limits) -
             raise ReplayError("the checkpoint holds fewer turns than are to stay in memory")
         count = min(seq, limits.history_ring)
         lines = await journal.read(session, seq - count, count)
-        if len(lines) != count:
-            raise ReplayError("the journal does not hold the records before the checkpoint")
+        if not lines:
+            raise ReplayError("the journal does not hold the record of the checkpoint")
         last = decode(lines[-1].text, session, lines[-1].offset)
         if (last.session, last.seq, last.hash) != (session, seq, checkpoint.hash):
             raise ReplayError("the checkpoint is of another history")

@@ -93,6 +93,7 @@ class Ledger:
             self.session = cursor.frozen()
             # A long history must not keep the other sessions of this loop waiting.
             await anyio.lowlevel.checkpoint()
+        chain.settle()
 
     async def commit(self, events: Sequence[KnownEvent]) -> list[KnownEffect]:
         """Step events, append their records together, then swap and publish.

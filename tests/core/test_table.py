@@ -20,15 +20,16 @@ from engine.testing.checks import check_session
 
 from .scenarios import SESSIONS, VARIANTS, attempts, session
 
-WORKING = {"session_opened", "grant_revoked", "late_result", "turn_cancelled", "resumed", "shutdown_requested"}
+ALWAYS = {"session_opened", "records_rewritten"}
+WORKING = {"grant_revoked", "late_result", "turn_cancelled", "resumed", "shutdown_requested"} | ALWAYS
 LEGAL = {
-    State.IDLE: {"session_opened", "grant_revoked", "late_result", "prompt_received", "shutdown_requested"},
+    State.IDLE: {"grant_revoked", "late_result", "prompt_received", "shutdown_requested"} | ALWAYS,
     State.PROCESSING: {"context_prepared", "faulted"} | WORKING,
     State.GENERATING_RESPONSE: {"model_replied", "faulted"} | WORKING,
     State.EXECUTING_TOOLS: {"tool_started", "tool_finished", "tool_retried", "user_answered", "faulted"} | WORKING,
     State.WAITING_FOR_USER: {"user_answered", "faulted"} | WORKING,
     State.ERROR: {"faulted", "recovery_planned", "recovered", "recovery_needs_user", "recovery_failed"} | WORKING,
-    State.SHUTDOWN: {"resumed", "session_opened"},
+    State.SHUTDOWN: {"resumed"} | ALWAYS,
 }
 """The legal kinds of every state, written down a second time."""
 
