@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from .._version import __version__
 from ..errors import EngineError, JournalTooNew, NotAJournal, UsageError
-from . import demo, doctor, exchange, graph, histories, keeping, predict, search, stats, talk
+from . import check, demo, doctor, exchange, graph, histories, keeping, predict, search, stats, talk
 from .terminal import Screen, complain
 
 
@@ -35,6 +35,7 @@ _COMMANDS = (
     _Command(
         "replay", "verify histories, or show the state at any record", histories.add_replay_options, histories.replay
     ),
+    _Command("check", "rules about the order of events, over a journal", check.add_check_options, check.check),
     _Command("search", "the records that are about something", search.add_search_options, search.find),
     _Command("stats", "what histories add up to", stats.add_stats_options, stats.stats),
     _Command("redact", "take a value out of histories", keeping.add_redact_options, keeping.redact_value),

@@ -70,15 +70,19 @@ async def search(journal: Journal, query: Query, sessions: Sequence[str] | None 
     """
     names = [info.id for info in await journal.sessions()] if sessions is None else sessions
     for name in names:
-        searched = _Searched(query)
+        finder = Finder(query)
         async for record in read_history(journal, name):
-            found = searched.look(record)
+            found = finder.look(record)
             if found is not None:
                 yield found
 
 
-class _Searched:
-    """One session while it is searched: it knows the names of the calls that its newest reply asked for."""
+class Finder:
+    """Looks for a query in one session, record by record: it knows which calls the newest reply asked for.
+
+    Args:
+        query: what to look for. Every record of the session must go by, in order.
+    """
 
     def __init__(self, query: Query) -> None:
         self._query = query
@@ -87,7 +91,7 @@ class _Searched:
         self._names: dict[str, str] = {}
 
     def look(self, record: TransitionRecord) -> Match | None:
-        """Return the record if it is one that is looked for."""
+        """Return the record if it is one that is looked for, None if not."""
         query, tools = self._query, self._tools(record)
         if query.triggers and record.trigger not in query.triggers:
             return None
