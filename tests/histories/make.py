@@ -77,7 +77,10 @@ def histories() -> dict[str, list[TransitionRecord]]:
         for name, events in SESSIONS.items()
         if events and (not name.startswith("shut down") or name in SHUT_DOWN)
     }
-    asides = [GrantRevoked(grant_id="s:4:0:approval", by="owner"), LateResult(call_id="c1", key="s:4:0")]
+    asides: list[KnownEvent] = [
+        GrantRevoked(grant_id="s:4:0:approval", by="owner"),
+        LateResult(call_id="c1", key="s:4:0"),
+    ]
     found["asides"] = Recording().play([*SESSIONS["idle with a grant"], *asides, prompt(), TurnCancelled()]).records
     found["two turns"] = Recording().play([*ASKED, says(), *told()[1:]]).records
     for how in ("redacted", "pruned", "redacted and pruned"):

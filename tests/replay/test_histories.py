@@ -1,7 +1,7 @@
 """Histories of every release replay for ever: each verifies, and leads to what it led to when it was written.
 
-`tests/histories/RELEASE.jsonl` holds them, written once by `python -m tests.histories.make RELEASE`. A change that makes
-one of them fail needs an upcaster, not another file.
+`tests/histories/RELEASE.jsonl` holds them, written once by `python -m tests.histories.make RELEASE`. A change that
+makes one of them fail needs an upcaster, not another file.
 """
 
 from __future__ import annotations
