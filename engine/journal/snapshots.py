@@ -7,7 +7,8 @@ the canonical form. Must never do I/O.
 
 from __future__ import annotations
 
-from typing import Any
+from operator import itemgetter
+from typing import cast
 
 from ..core.session import Session, Turn
 from ..core.snapshot import snapshot_of
@@ -33,17 +34,17 @@ def message_lines(session: Session) -> list[str]:
     return session.transcript.lines(canonical)
 
 
-def _write(value: Any) -> str:
+def _write(value: object) -> str:
     if not isinstance(value, tuple):
         return canonical(value)
-    names: tuple[str, ...] | None = getattr(value, "_fields", None)
+    items = cast(tuple[object, ...], value)
+    names: tuple[str, ...] | None = getattr(items, "_fields", None)
     if names is None:
-        return "[" + ",".join(map(_write, value)) + "]"
-    defaults: dict[str, Any] = getattr(value, "_field_defaults", {})
-    held = {name: getattr(value, name) for name in names}
+        return "[" + ",".join(map(_write, items)) + "]"
+    defaults: dict[str, object] = getattr(items, "_field_defaults", {})
     members = [
-        f'"{name}":{_write(held[name])}'
-        for name in sorted(held)
-        if name not in defaults or held[name] != defaults[name]
+        f'"{name}":{_write(held)}'
+        for name, held in sorted(zip(names, items, strict=True), key=itemgetter(0))
+        if name not in defaults or held != defaults[name]
     ]
     return "{" + ",".join(members) + "}"

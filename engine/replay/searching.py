@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import cast
 
 from pydantic import BaseModel
 
@@ -144,8 +145,8 @@ def _texts(value: object) -> Iterator[str]:
             if name != "kind":
                 yield from _texts(member)
     elif isinstance(value, Mapping):
-        for member in value.values():
+        for member in cast(Mapping[object, object], value).values():
             yield from _texts(member)
     elif isinstance(value, Sequence):
-        for member in value:
+        for member in cast(Sequence[object], value):
             yield from _texts(member)
