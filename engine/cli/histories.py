@@ -128,7 +128,7 @@ def replay(options: Namespace, screen: Screen) -> int:
 def _report(found: Checked, screen: Screen) -> None:
     findings: list[JsonObject] = []
     for check in found.checks:
-        for unknown in check.unknown:
+        for unknown in (*check.rewritten, *check.unknown):
             screen.line(screen.paint(f"{safe(check.session)}:{unknown.seq}: {safe(unknown.text)}", "yellow"))
         for finding in check.diverged:
             place = "" if finding.offset is None else f" (at {finding.offset})"

@@ -11,6 +11,7 @@ from typing import assert_never
 from pydantic import JsonValue
 
 from ..core.events import (
+    HISTORY_PRUNED,
     BudgetLent,
     BudgetSettled,
     ContextPrepared,
@@ -19,6 +20,7 @@ from ..core.events import (
     LateResult,
     ModelReplied,
     PromptReceived,
+    RecordsRewritten,
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
@@ -197,8 +199,8 @@ class Storyteller:
 
 _Remarkable = (
     SessionOpened | ContextPrepared | UserAnswered | GrantRevoked | BudgetLent | BudgetSettled | Faulted
-    | RecoveryPlanned | Recovered | RecoveryNeedsUser | RecoveryFailed | TurnCancelled | ShutdownRequested
-    | UnknownEvent
+    | RecoveryPlanned | Recovered | RecoveryNeedsUser | RecoveryFailed | TurnCancelled | RecordsRewritten
+    | ShutdownRequested | UnknownEvent
 )  # fmt: skip
 
 
@@ -218,6 +220,9 @@ def _remark(event: _Remarkable) -> str:
             return f"{event.spent.tokens} tokens and {event.spent.tool_calls} tool calls were used of a loan"
         case TurnCancelled() | ShutdownRequested():
             return event.reason
+        case RecordsRewritten():
+            places = ", ".join(str(record.seq) for record in event.records)
+            return f"{event.action}: {places}{f', {event.reason}' if event.reason else ''}"
         case ContextPrepared():
             return f"{len(event.messages)} messages added" if event.messages else ""
         case Recovered():
@@ -225,6 +230,6 @@ def _remark(event: _Remarkable) -> str:
         case SessionOpened() | RecoveryNeedsUser() | RecoveryFailed():
             return ""
         case UnknownEvent():
-            return "an event of a newer release"
+            return "pruned up to here" if event.kind == HISTORY_PRUNED else "an event of a newer release"
         case _:
             assert_never(event)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .budgets import spent, spent_of
-from .cursor import Cursor
+from .cursor import Cursor, draft_batch
 from .effects import PREPARE_CONTEXT, AskUser, Recover, RunTool, effect_id, model_call
 from .events import ModelReplied, PromptReceived
 from .grants import consumed
 from .guards import has_malformed, place_of
 from .loans import Lent
 from .recovery import batch_fault, counted, plan_for, tool_delay_s
-from .session import Batch, CallState, Turn
+from .session import CallState, Turn
 from .values import Fault, Message, Outcome, PlannedCall, RecoveryPlan, Request, ToolCall, ToolStatus
 
 CONTINUE = "Continue exactly where you stopped."
@@ -200,6 +200,10 @@ def end_loan(cursor: Cursor) -> None:
     cursor.opened = opened.model_copy(update={"loan": opened.loan.model_copy(update={"settled": True})})
 
 
+def note_rewriting(cursor: Cursor) -> None:
+    """Change nothing: it is about records, not about the session."""
+
+
 def ignore_late_result(cursor: Cursor) -> None:
     """Change nothing: the call was given up and has its end."""
 
@@ -278,7 +282,7 @@ def _open_batch(cursor: Cursor, message: Message, calls: Sequence[ToolCall], pla
                 cursor.effects.append(RunTool.trusted(call_id=call.id, key=key))
     if requests:
         cursor.effects.extend(AskUser(request=request) for request in requests)
-    cursor.change_turn(batch=Batch(message, states), requests=tuple(requests))
+    cursor.change_turn(batch=draft_batch(message, states), requests=tuple(requests))
 
 
 def handed_over(cursor: Cursor, call: CallState) -> tuple[CallState, Request]:
@@ -308,7 +312,7 @@ def _refuse_all(cursor: Cursor, fault: Fault) -> None:
         for index, (call, plan) in enumerate(zip(reply.tool_calls, cursor.event.plans, strict=True))
     ]  # fmt: skip
     message = Message.trusted(role="assistant", text=reply.text, tool_calls=reply.tool_calls, patch=reply.patch)
-    cursor.change_turn(batch=Batch(message, states))
+    cursor.change_turn(batch=draft_batch(message, states))
     _close_batch(cursor)
     plan_recovery(cursor, fault)
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 from .effects import KnownEffect
 from .events import KnownEvent
 from .session import Batch, CallState, Session, Turn
-from .values import Outcome, State
+from .values import Message, Outcome, State
 
 
 class Cursor:
@@ -45,16 +45,20 @@ class Cursor:
     )
 
     def __init__(self, session: Session, event: KnownEvent | None = None) -> None:
+        self.put(session)
+        # Guards and actions are reached through the event's kind, so each knows which class it gets.
+        self.event: Any = event
+        self.effects: list[KnownEffect] = []
+        self.place = 0
+
+    def put(self, session: Session) -> None:
+        """Stand where a snapshot does."""
         (
             self.id, self.seq, self.state, self.opened, self.transcript, turn, self.last_turn, self.turns, self.usage,
             self.left, self.grants, self.spilled,
         ) = session  # fmt: skip
         self.turn = None if turn is None else _draft(turn)
         self.source: State = self.state
-        # Guards and actions are reached through the event's kind, so each knows which class it gets.
-        self.event: Any = event
-        self.effects: list[KnownEffect] = []
-        self.place = 0
 
     def frozen(self) -> Session:
         """Return the session as it stands."""
@@ -104,9 +108,14 @@ def _draft(turn: Turn) -> Turn:
     draft = _Draft()
     fields = dict(zip(Turn._fields, turn, strict=True))
     if turn.batch is not None:
-        fields["batch"] = Batch(turn.batch.message, list(turn.batch.calls))
+        fields["batch"] = draft_batch(turn.batch.message, list(turn.batch.calls))
     draft.__dict__ = fields
     return cast(Turn, draft)
+
+
+def draft_batch(message: Message, calls: list[CallState]) -> Batch:
+    """Return a batch whose calls can be replaced in place, for the turn of a cursor."""
+    return Batch(message, cast("tuple[CallState, ...]", calls))
 
 
 def _final(turn: Turn) -> Turn:

@@ -220,6 +220,26 @@ class Resumed(Value):
     probes: tuple[ProbeResult, ...] = ()
 
 
+class RewrittenRecord(Value):
+    """One record that was rewritten: its sequence, the hash it keeps in the chain, the digest of what stands there."""
+
+    seq: Annotated[int, Field(ge=1)]
+    hash: str
+    digest: str
+
+
+class RecordsRewritten(Value):
+    """Earlier records are no longer what they were when they were written, on purpose: a value was taken out of them,
+    or they were pruned and the last of them holds what they led to.
+    """
+
+    kind: Literal["records_rewritten"] = "records_rewritten"
+    action: Literal["redacted", "pruned"]
+    records: tuple[RewrittenRecord, ...]
+    reason: str = ""
+    by: str | None = None
+
+
 class ShutdownRequested(Value):
     """The session was let go of inside a turn, in order. The state it left is kept."""
 
@@ -247,6 +267,7 @@ KnownEvent: TypeAlias = (
     | RecoveryFailed
     | TurnCancelled
     | Resumed
+    | RecordsRewritten
     | ShutdownRequested
 )
 """Every event this release can step."""
@@ -259,7 +280,7 @@ EVENT_TYPES: dict[str, type[KnownEvent]] = {
     for event in (
         SessionOpened, PromptReceived, ContextPrepared, ModelReplied, ToolStarted, ToolFinished, ToolRetried,
         LateResult, UserAnswered, GrantRevoked, BudgetLent, BudgetSettled, Faulted, RecoveryPlanned, Recovered,
-        RecoveryNeedsUser, RecoveryFailed, TurnCancelled, Resumed, ShutdownRequested,
+        RecoveryNeedsUser, RecoveryFailed, TurnCancelled, Resumed, RecordsRewritten, ShutdownRequested,
     )
 }  # fmt: skip
 """Tag → class: the closed table that decoding uses."""
@@ -275,9 +296,16 @@ class UnknownEvent(Value):
     data: JsonObject
 
 
+HISTORY_PRUNED = "history_pruned"
+"""Kind of the record that a pruned history begins with. It is no event: it holds the session that the records before
+it, and the one that stood in its place, led to. It is read as an `UnknownEvent` and never stepped.
+"""
+
+
 __all__ = [
-    "EVENTS", "EVENT_TYPES", "BudgetLent", "BudgetSettled", "ContextPrepared", "Event", "Faulted", "GrantRevoked",
-    "KnownEvent", "LateResult", "ModelReplied", "ProbeResult", "PromptReceived", "Recovered", "RecoveryFailed",
-    "RecoveryNeedsUser", "RecoveryPlanned", "Resumed", "SessionOpened", "ShutdownRequested", "ToolFinished",
-    "ToolRetried", "ToolStarted", "TurnCancelled", "UnknownEvent", "UserAnswered",
+    "EVENTS", "EVENT_TYPES", "HISTORY_PRUNED", "BudgetLent", "BudgetSettled", "ContextPrepared", "Event", "Faulted",
+    "GrantRevoked", "KnownEvent", "LateResult", "ModelReplied", "ProbeResult", "PromptReceived", "RecordsRewritten",
+    "Recovered", "RecoveryFailed", "RecoveryNeedsUser", "RecoveryPlanned", "Resumed", "RewrittenRecord",
+    "SessionOpened", "ShutdownRequested", "ToolFinished", "ToolRetried", "ToolStarted", "TurnCancelled",
+    "UnknownEvent", "UserAnswered",
 ]  # fmt: skip

@@ -92,7 +92,7 @@ class Batch(NamedTuple):
     """The calls of one reply, with the message that asked for them, until all are terminal."""
 
     message: Message
-    calls: Sequence[CallState]
+    calls: tuple[CallState, ...]
 
     def messages(self) -> tuple[Message, ...]:
         """Return the asking message and one result a call, in the order of the calls."""
@@ -164,7 +164,7 @@ class Session(NamedTuple):
         return self.turn.requests if self.turn else ()
 
     @property
-    def open_calls(self) -> Sequence[CallState]:
+    def open_calls(self) -> tuple[CallState, ...]:
         """The calls of the open batch."""
         return self.turn.batch.calls if self.turn is not None and self.turn.batch is not None else ()
 

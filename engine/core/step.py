@@ -17,6 +17,7 @@ from .effects import KnownEffect
 from .events import KnownEvent, UnknownEvent
 from .record import TransitionRecord
 from .session import Session
+from .snapshot import begin
 from .table import LEGAL, fire, legal
 
 
@@ -85,6 +86,8 @@ def reproduce(cursor: Cursor, record: TransitionRecord) -> None:
     if record.source != cursor.state:
         raise ReplayError(f"{cursor.id}:{record.seq}: starts in {record.source}, the session is in {cursor.state}")
     if isinstance(record.event, UnknownEvent):
+        if record.begins and cursor.seq == 0:
+            begin(cursor, record, record.event)
         cursor.seq, cursor.state = record.seq, record.dest
         return
     try:

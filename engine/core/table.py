@@ -88,6 +88,8 @@ ROWS: tuple[Row, ...] = (
     Row("budget_settled", IN_TURN, None, None, do.settle_loan),
     # A thread that was given up has ended.
     Row("late_result", (IDLE, *IN_TURN), None, None, do.ignore_late_result),
+    # Earlier records were redacted or pruned: what they led to is what it was.
+    Row("records_rewritten", (IDLE, *IN_TURN, SHUTDOWN), None, None, do.note_rewriting),
     # Something failed that is nobody's result.
     Row("faulted", IN_TURN, None, ERROR, then.note_fault),
     Row("recovery_planned", (ERROR,), None, None, then.replan),

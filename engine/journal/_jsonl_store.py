@@ -20,9 +20,11 @@ from pathlib import Path
 
 from ..errors import JournalCorrupt, JournalError, NotAJournal, SessionBusy, StaleWriter, UsageError
 from ..ports import Tail
+from . import _jsonl_checkpoints as checkpoints
 from ._claims import OPEN_FLAGS, Claims, Standing, write_all
+from ._jsonl_rewriting import replace_lines
 from ._lines import Index
-from ._orders import Append, Claim, Granted, Release, check_next, unavailable
+from ._orders import Append, Claim, Granted, Release, Rewrite, check_next, unavailable
 from ._owner import Token, living_owner
 from ._thread import Job
 from .codec import decode
@@ -56,6 +58,11 @@ class Layout:
     def file_of(self, session: str) -> str:
         """Return the name of the file, within the folder, that holds the session."""
         return self.name if self.single else file_name(session)
+
+    def checkpoint_of(self, session: str) -> Path:
+        """Return the place of the session's checkpoint."""
+        folder = Path(f"{self.path}.checkpoints") if self.single else Path(self.path, "checkpoints")
+        return folder / f"{file_name(session).removesuffix('.jsonl')}.checkpoint"
 
     def index_for(self, session: str) -> Index:
         """Return an empty index for the file that holds the session."""
@@ -185,6 +192,9 @@ class JsonlStore:
                 case Claim():
                     self._flush(folder)
                     job.granted = self._claim(folder, job.order)
+                case Rewrite():
+                    self._flush(folder)
+                    self._rewrite(folder, job.order)
                 case Release():
                     self._release(folder, job.order)
         except (UsageError, JournalError) as error:
@@ -295,6 +305,17 @@ class JsonlStore:
         if not lines:
             raise JournalCorrupt(name, index.end, "the file changes while it is read")
         decode(lines[0].text, name, lines[0].offset)
+
+    def _rewrite(self, folder: int, order: Rewrite) -> None:
+        session, name = order.session, self.layout.file_of(order.session)
+        if self._claims.standing(session) != (order.epoch, order.owner):
+            self._let_go(session)
+            raise StaleWriter(session, order.epoch)
+        index = self._caught_up(folder, session)
+        index.check(name)
+        checkpoints.drop(self.layout.checkpoint_of(session))
+        replace_lines(folder, name, index, order)
+        index.clear()
 
     def _release(self, folder: int, order: Release) -> None:
         session = order.session

@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Iterable
 from typing import BinaryIO, NamedTuple
 
+from ..core.events import HISTORY_PRUNED
 from ..errors import JournalCorrupt
 from ..ports import StoredLine
 from .codec import GENESIS
@@ -40,6 +41,7 @@ class Envelope(NamedTuple):
     session: str
     seq: int
     hash: str
+    begins: bool = False
 
 
 def read_envelope(line: bytes) -> Envelope | None:
@@ -54,18 +56,25 @@ def read_envelope(line: bytes) -> Envelope | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     typed = isinstance(session, str) and isinstance(seq, int) and isinstance(digest, str) and isinstance(version, int)
-    return Envelope(session, seq, digest) if typed else None
+    begins = typed and fields.get("trigger") == HISTORY_PRUNED and "rewritten" in fields
+    return Envelope(session, seq, digest, begins) if typed else None
 
 
 class Located:
     """The records of one session within a file."""
 
-    __slots__ = ("external_id", "hash", "offsets")
+    __slots__ = ("dropped", "external_id", "hash", "offsets")
 
-    def __init__(self) -> None:
+    def __init__(self, dropped: int = 0) -> None:
+        self.dropped = dropped
         self.offsets = array("q")
         self.hash = GENESIS
         self.external_id: str | None = None
+
+    @property
+    def seq(self) -> int:
+        """Sequence of the last record; `dropped` records precede the first that is here."""
+        return self.dropped + len(self.offsets)
 
 
 class Index:
@@ -136,11 +145,12 @@ class Index:
         if self._only is not None and envelope.session != self._only:
             return f"a record of session {envelope.session!r} stands here"
         located = self.sessions.get(envelope.session)
-        count = 0 if located is None else len(located.offsets)
-        if envelope.seq != count + 1:
-            return f"sequence {envelope.seq} of session {envelope.session!r} follows {count}"
+        last = 0 if located is None else located.seq
+        begins = envelope.begins and located is None
+        if envelope.seq != last + 1 and not begins:
+            return f"sequence {envelope.seq} of session {envelope.session!r} follows {last}"
         if located is None:
-            located = self.sessions[envelope.session] = Located()
+            located = self.sessions[envelope.session] = Located(envelope.seq - 1)
             located.external_id = _external_id(line)
         located.offsets.append(self.end)
         located.hash = envelope.hash
@@ -150,7 +160,7 @@ class Index:
     def tail(self, session: str) -> tuple[int, str]:
         """Return sequence and hash of a session's last record."""
         located = self.sessions.get(session)
-        return (len(located.offsets), located.hash) if located else (0, GENESIS)
+        return (located.seq, located.hash) if located else (0, GENESIS)
 
     def check(self, where: str) -> None:
         """Make sure that no damage was found.
@@ -177,10 +187,12 @@ class Index:
             OSError: the file cannot be read.
         """
         located = self.sessions.get(session)
-        offsets: Iterable[int] = located.offsets[after : after + limit] if located else ()
+        start = 0 if located is None else max(0, after - located.dropped)
+        offsets: Iterable[int] = located.offsets[start : start + limit] if located else ()
+        first = 1 if located is None else located.dropped + start + 1
         lines: list[StoredLine] = []
         with _open_at(fd, 0) as file:
-            for seq, offset in enumerate(offsets, after + 1):
+            for seq, offset in enumerate(offsets, first):
                 if file.tell() != offset:
                     file.seek(offset)
                 line = file.readline()

@@ -18,7 +18,8 @@ from urllib.parse import quote
 
 from ..errors import JournalCorrupt, JournalError, JournalTooNew, NotAJournal, SessionBusy, StaleWriter, UsageError
 from ..ports import Tail
-from ._orders import Append, Claim, Granted, Release, check_next, external_id_of, unavailable
+from . import _sqlite_rewriting as rewriting
+from ._orders import Append, Claim, Granted, Release, Rewrite, check_next, external_id_of, unavailable
 from ._owner import Token, living_owner
 from ._thread import Job
 from .codec import GENESIS, decode
@@ -93,6 +94,9 @@ class SqliteStore:
                 job.error = error
         self._connection.execute("COMMIT")
         self.commits += 1
+        for job in jobs:
+            if isinstance(job.order, Rewrite) and job.error is None:
+                job.error = rewriting.wipe(self.place, self._connection, job.order)
 
     def _carry_out(self, connection: sqlite3.Connection, job: Job) -> None:
         match job.order:
@@ -100,18 +104,24 @@ class SqliteStore:
                 self._append(connection, job.order)
             case Claim():
                 job.granted = self._claim(connection, job.order)
+            case Rewrite():
+                self._check_right(connection, job.order)
+                rewriting.rewrite(connection, job.order)
             case Release(session, epoch, owner):
                 connection.execute(
                     "UPDATE sessions SET owner = NULL WHERE id = ? AND epoch = ? AND owner = ?", (session, epoch, owner)
                 )
                 self._held.pop(session, None)
 
+    def _check_right(self, connection: sqlite3.Connection, order: Append | Rewrite) -> None:
+        row = connection.execute("SELECT epoch, owner FROM sessions WHERE id = ?", (order.session,)).fetchone()
+        if row != (order.epoch, order.owner):
+            self._held.pop(order.session, None)
+            raise StaleWriter(order.session, order.epoch)
+
     def _append(self, connection: sqlite3.Connection, order: Append) -> None:
         session, records = order.session, order.records
-        row = connection.execute("SELECT epoch, owner FROM sessions WHERE id = ?", (session,)).fetchone()
-        if row != (order.epoch, order.owner):
-            self._held.pop(session, None)
-            raise StaleWriter(session, order.epoch)
+        self._check_right(connection, order)
         held = self._held.get(session) or _stored_tail(connection, session)
         check_next(session, held.seq, held.hash, records[0])
         connection.executemany(
@@ -198,7 +208,7 @@ def open_database(path: str) -> sqlite3.Connection:
     """
     exists = inspect_file(path)
     new = not Path(path).exists()
-    connection = _connect(path, "rwc")
+    connection = connect(path, "rwc")
     try:
         connection.execute("PRAGMA synchronous = FULL")
         if not exists:
@@ -224,7 +234,7 @@ def open_reader(path: str) -> sqlite3.Connection | None:
     """
     if not inspect_file(path):
         return None
-    connection = _connect(path, "rw")  # a reader of a WAL database needs its shared memory file
+    connection = connect(path, "rw")  # a reader of a WAL database needs its shared memory file
     connection.execute("PRAGMA query_only = ON")
     return connection
 
@@ -281,7 +291,7 @@ def _expected_bytes(path: str) -> int:
 
 
 def _read_marks(path: str, mode: str) -> tuple[int, int]:
-    connection = _connect(path, mode)
+    connection = connect(path, mode)
     try:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -290,7 +300,8 @@ def _read_marks(path: str, mode: str) -> tuple[int, int]:
         connection.close()
 
 
-def _connect(path: str, mode: str) -> sqlite3.Connection:
+def connect(path: str, mode: str) -> sqlite3.Connection:
+    """Return a bare connection to a file; `mode` is SQLite's word for what it may do."""
     uri = f"file:{quote(path)}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.text_factory = _latin  # a damaged text is reported by the codec, not by the reader of the column

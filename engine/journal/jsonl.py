@@ -17,6 +17,7 @@ import anyio.to_thread
 from ..core.values import check_id
 from ..errors import JournalUnavailable
 from ..ports import SessionInfo, StoredLine, Writer
+from . import _jsonl_checkpoints as checkpoints
 from ._jsonl_store import JsonlStore, Layout, session_of, translate
 from ._lines import Index
 from ._orders import check_page
@@ -73,6 +74,22 @@ class JsonlJournal:
         """Return every session that has a record, sorted by id."""
         return await anyio.to_thread.run_sync(self._reader.sessions)
 
+    async def put_checkpoint(self, session: str, text: str) -> None:
+        """Keep a text to begin from, in a file of its own; see `keeping.Checkpointing`. It is not flushed."""
+        place = self._store.layout.checkpoint_of(check_id(session))
+        try:
+            await anyio.to_thread.run_sync(checkpoints.put, place, text)
+        except OSError as error:
+            raise translate(self.path, error) from error
+
+    async def get_checkpoint(self, session: str) -> str | None:
+        """Return the text to begin from; see `keeping.Checkpointing`."""
+        place = self._store.layout.checkpoint_of(check_id(session))
+        try:
+            return await anyio.to_thread.run_sync(checkpoints.get, place)
+        except OSError as error:
+            raise translate(self.path, error) from error
+
     async def aclose(self) -> None:
         """Release every session claimed here and close the files. Idempotent; the next use opens them again."""
         await self._thread.aclose()
@@ -114,7 +131,7 @@ class LockFreeReader:
                         if fd is not None:
                             os.close(fd)
                         for key, located in index.sessions.items():
-                            found.append(SessionInfo(key, len(located.offsets), located.external_id))
+                            found.append(SessionInfo(key, located.seq, located.external_id))
                         if index.damage is not None and not index.sessions and not self._layout.single:
                             # Its first record is damaged. A session must not vanish for that: reading it says why.
                             found.append(SessionInfo(name, 0))

@@ -6,7 +6,7 @@ never do I/O. It may be shared by several event loops of one process as long as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..core.record import TransitionRecord
 from ..core.values import check_id
@@ -19,14 +19,20 @@ from .codec import GENESIS
 class _History:
     """The records of one session, and who may add to them."""
 
-    __slots__ = ("digest", "epoch", "external_id", "held", "lines")
+    __slots__ = ("digest", "dropped", "epoch", "external_id", "held", "lines")
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.dropped = 0
         self.digest = GENESIS
         self.epoch = 0
         self.held = False
         self.external_id: str | None = None
+
+    @property
+    def seq(self) -> int:
+        """Sequence of the last record; `dropped` records precede the first that is here."""
+        return self.dropped + len(self.lines)
 
 
 class _MemoryWriter:
@@ -34,7 +40,7 @@ class _MemoryWriter:
         self._session = session
         self._history = history
         self._epoch = history.epoch
-        self._tail = Tail(len(history.lines), history.digest)
+        self._tail = Tail(history.seq, history.digest)
 
     @property
     def epoch(self) -> int:
@@ -48,14 +54,23 @@ class _MemoryWriter:
         history = self._history
         if history.epoch != self._epoch or not history.held:
             raise StaleWriter(self._session, self._epoch)
-        seq, digest = len(history.lines), history.digest
+        seq, digest = history.seq, history.digest
         for record in records:
             check_next(self._session, seq, digest, record)
             seq, digest = record.seq, record.hash
         if records and not history.lines:
             history.external_id = external_id_of(records[0])
+            history.dropped = records[0].seq - 1
         history.lines += [record.line for record in records]
         history.digest = digest
+
+    async def rewrite(self, first: int, lines: Mapping[int, str]) -> None:
+        history = self._history
+        if history.epoch != self._epoch or not history.held:
+            raise StaleWriter(self._session, self._epoch)
+        kept = {**dict(enumerate(history.lines, history.dropped + 1)), **lines}
+        history.dropped = max(first - 1, history.dropped)
+        history.lines = [kept[seq] for seq in range(history.dropped + 1, max(kept) + 1)]
 
     async def release(self) -> None:
         if self._history.epoch == self._epoch:
@@ -83,12 +98,14 @@ class MemoryJournal:
         history = self._histories.get(check_id(session))
         if history is None:
             return ()
-        return [StoredLine(line, after + n) for n, line in enumerate(history.lines[after : after + limit], 1)]
+        start = max(0, after - history.dropped)
+        page = history.lines[start : start + limit]
+        return [StoredLine(line, seq) for seq, line in enumerate(page, history.dropped + start + 1)]
 
     async def sessions(self) -> Sequence[SessionInfo]:
         """Return every session that has a record, sorted by id."""
         return [
-            SessionInfo(name, len(history.lines), history.external_id)
+            SessionInfo(name, history.seq, history.external_id)
             for name, history in sorted(self._histories.items())
             if history.lines
         ]

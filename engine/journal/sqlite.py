@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ import anyio.to_thread
 from ..core.values import check_id
 from ..errors import JournalCorrupt, UsageError
 from ..ports import SessionInfo, StoredLine, Writer
+from . import _sqlite_checkpoints as checkpoints
 from ._orders import check_page
 from ._sqlite_store import SqliteStore, check_row, open_reader, translate
 from ._thread import WritingThread, claim
@@ -79,6 +81,15 @@ class SqliteJournal:
     async def sessions(self) -> Sequence[SessionInfo]:
         """Return every session that has a record, sorted by id."""
         return await anyio.to_thread.run_sync(self._query, _sessions, ())
+
+    async def put_checkpoint(self, session: str, text: str) -> None:
+        """Keep a text to begin from; see `keeping.Checkpointing`. Its transaction is its own, and not flushed."""
+        await anyio.to_thread.run_sync(checkpoints.put, self._path, check_id(session), text)
+
+    async def get_checkpoint(self, session: str) -> str | None:
+        """Return the text to begin from; see `keeping.Checkpointing`."""
+        found = await anyio.to_thread.run_sync(self._query, partial(checkpoints.get, check_id(session)), ())
+        return found[0] if found else None
 
     async def aclose(self) -> None:
         """Release every session claimed here and close the file. Idempotent; the next use opens it again."""

@@ -14,20 +14,31 @@ if TYPE_CHECKING:
     from .folding import fold, prompts, state_at, states
     from .importing import ImportReport, import_chats, read_chats
     from .reading import read_history
+    from .retention import Account, Rewritten, prune, redact
+    from .searching import Match, Query, search
+    from .travelling import Timeline
     from .verification import Finding, Verification, verify, verify_journal
 
 __all__ = [
+    "Account",
     "CopyReport",
     "Finding",
     "ImportReport",
+    "Match",
+    "Query",
+    "Rewritten",
+    "Timeline",
     "Verification",
     "copy_journal",
     "export_chats",
     "fold",
     "import_chats",
     "prompts",
+    "prune",
     "read_chats",
     "read_history",
+    "redact",
+    "search",
     "state_at",
     "states",
     "verify",
@@ -56,6 +67,18 @@ def __getattr__(name: str) -> Any:
         from . import reading
 
         return getattr(reading, name)
+    if name in ("Account", "Rewritten", "prune", "redact"):
+        from . import retention
+
+        return getattr(retention, name)
+    if name in ("Match", "Query", "search"):
+        from . import searching
+
+        return getattr(searching, name)
+    if name == "Timeline":
+        from . import travelling
+
+        return getattr(travelling, name)
     if name in ("Finding", "Verification", "verify", "verify_journal"):
         from . import verification
 

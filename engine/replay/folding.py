@@ -102,3 +102,8 @@ def _cursors(records: Iterable[TransitionRecord]) -> Iterator[Cursor]:
             raise ReplayError(f"{cursor.id}:{record.seq}: {error.reason}") from error
         reproduce(cursor, record)
         yield cursor
+    if chain is not None:
+        try:
+            chain.settle()
+        except JournalCorrupt as error:
+            raise ReplayError(f"{chain.session}:{error.offset}: {error.reason}") from error

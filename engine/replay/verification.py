@@ -46,6 +46,7 @@ class Verification:
         state: the state that they lead to.
         unknown: records of kinds that this release does not know; they were not stepped, and are no fault.
         diverged: what does not hold, the first place only; what follows it cannot be judged.
+        rewritten: records that are not what they were when they were written, and that a later record declares.
     """
 
     session: str
@@ -54,6 +55,7 @@ class Verification:
     state: State
     unknown: tuple[Finding, ...] = ()
     diverged: tuple[Finding, ...] = ()
+    rewritten: tuple[Finding, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -68,20 +70,35 @@ class _Check:
     cursor: Cursor
     chain: Chain
     unknown: list[Finding]
+    rewritten: list[Finding]
     seq: int = 0
     digest: str = GENESIS
     state: State = State.IDLE
 
     @classmethod
     def of(cls, name: str) -> _Check:
-        return cls(Cursor(Session(name)), Chain(name), [])
+        return cls(Cursor(Session(name)), Chain(name), [], [])
 
     def result(self, *diverged: Finding) -> Verification:
-        return Verification(self.cursor.id, self.seq, self.digest, self.state, tuple(self.unknown), diverged)
+        return Verification(
+            self.cursor.id, self.seq, self.digest, self.state, tuple(self.unknown), diverged, tuple(self.rewritten)
+        )
+
+    def settled(self) -> Verification:
+        """Return the result of a check that came to the end of the history."""
+        try:
+            self.chain.settle()
+        except JournalCorrupt as error:
+            return self.result(Finding(error.offset, error.reason))
+        return self.result()
 
     def take(self, record: TransitionRecord) -> None:
         """Step a record whose place in the chain has been checked."""
-        if isinstance(record.event, UnknownEvent):
+        if record.begins:
+            self.rewritten.append(Finding(record.seq, "the records up to here were pruned"))
+        elif record.rewritten:
+            self.rewritten.append(Finding(record.seq, f"{record.trigger} was redacted"))
+        elif isinstance(record.event, UnknownEvent):
             text = f"{record.trigger!r} is a kind of event that this release does not know"
             self.unknown.append(Finding(record.seq, text))
         reproduce(self.cursor, record)
@@ -116,7 +133,7 @@ def verify(records: Iterable[TransitionRecord]) -> Verification:
             return check.failed(error, None)
     if check is None:
         raise ReplayError("an empty history cannot be verified: give the records of one session, from sequence 1")
-    return check.result()
+    return check.settled()
 
 
 async def verify_journal(
@@ -165,7 +182,7 @@ async def _verify_stored(journal: Journal, name: str, progress: Callable[[int], 
         return check.failed(error, error.offset if isinstance(error, JournalCorrupt) else offset)
     if check.seq == 0:
         raise UnknownSession(name)
-    return check.result()
+    return check.settled()
 
 
 def _check_content(record: TransitionRecord) -> None:

@@ -11,6 +11,7 @@ from ..core.loans import Loan
 from ..ports import Writer
 from .asking import Asking
 from .broadcast import Broadcast
+from .checkpointing import start_of
 from .crew import Crew
 from .driver import Driver
 from .ledger import Ledger
@@ -80,5 +81,7 @@ async def _loaded(nursery: Nursery, name: str, writer: Writer) -> tuple[Broadcas
     warmers = () if nursery.warmer is None else (nursery.warmer,)
     broadcast = Broadcast(name, (*parts.watchers, *warmers))
     ledger = Ledger(name, parts, writer, broadcast)
+    if (start := await start_of(parts.journal, name, writer.tail, parts.limits)) is not None:
+        ledger.begin_at(start)
     await ledger.load()
     return broadcast, ledger

@@ -140,4 +140,5 @@ def prompt_events(parts: Parts, session: Session, prompt: Prompt, known_system: 
 
 def last_system(session: Session) -> str | None:
     """Return the newest system prompt of a conversation, if it has one."""
-    return next((message.text for message in reversed(session.transcript) if message.role == "system"), None)
+    newest = session.transcript.newest("system")
+    return None if newest is None else newest.text

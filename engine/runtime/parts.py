@@ -48,7 +48,9 @@ class EngineSettings(Value):
     in `engine.stats()`; None reports none. `lanes` caps what all sessions of the engine run at once, None does not; a
     cap costs some 5 % of a small turn. `warming` says how an engine with a predictor prepares ahead. Of the open
     sessions the `sessions_in_memory` stay there that were used last, None for all; whatever it says, idle ones leave
-    memory when it runs short, and come back when they are used.
+    memory when it runs short, and come back when they are used. A session that is released with at least
+    `checkpoint_records` records more than it was opened with, or than its last checkpoint, leaves a checkpoint in the
+    journal; None leaves none.
     """
 
     system: str | None = None
@@ -63,6 +65,7 @@ class EngineSettings(Value):
     lanes: LaneLimits | None = None
     warming: WarmSettings = Field(default_factory=WarmSettings)
     sessions_in_memory: int | None = Field(default=None, ge=1)
+    checkpoint_records: int | None = Field(default=512, ge=1)
 
 
 class TurnResult(NamedTuple):

@@ -243,6 +243,18 @@ def _resumptions(call_ids: Sequence[str]) -> st.SearchStrategy[ev.Resumed]:
     return st.builds(ev.Resumed, probes=probes)
 
 
+def _rewritings() -> st.SearchStrategy[ev.RecordsRewritten]:
+    digests = st.text("0123456789abcdef", min_size=64, max_size=64)
+    record = st.builds(ev.RewrittenRecord, seq=st.integers(1, 9), hash=digests, digest=digests)
+    return st.builds(
+        ev.RecordsRewritten,
+        action=st.sampled_from(("redacted", "pruned")),
+        records=st.lists(record, max_size=2).map(tuple),
+        reason=texts(),
+        by=st.none() | texts(),
+    )
+
+
 _ANY: Mapping[str, Callable[[], st.SearchStrategy[ev.KnownEvent]]] = {
     "session_opened": _openings,
     "prompt_received": prompts,
@@ -263,6 +275,7 @@ _ANY: Mapping[str, Callable[[], st.SearchStrategy[ev.KnownEvent]]] = {
     "recovery_failed": lambda: st.just(ev.RecoveryFailed()),
     "turn_cancelled": lambda: st.builds(ev.TurnCancelled, reason=texts()),
     "resumed": lambda: _resumptions(["c1", "c2"]),
+    "records_rewritten": _rewritings,
     "shutdown_requested": lambda: st.builds(ev.ShutdownRequested, reason=texts()),
 }
 """Kind → events of that kind that need not fit any session. One entry for each kind, or a test fails."""

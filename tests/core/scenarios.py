@@ -16,6 +16,7 @@ from engine.core.events import (
     ModelReplied,
     ProbeResult,
     PromptReceived,
+    RecordsRewritten,
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
@@ -372,6 +373,7 @@ VARIANTS: dict[str, Any] = {
     "recovery_failed": _plain(RecoveryFailed()),
     "turn_cancelled": _plain(TurnCancelled(reason="enough")),
     "resumed": _resumptions,
+    "records_rewritten": _plain(RecordsRewritten(action="redacted", records=())),
     "shutdown_requested": _plain(STOP),
 }
 """Kind → what to try of it on a session: events that make each guard true and false, and such as refer to nothing."""

@@ -28,6 +28,7 @@ from engine.core.events import (
     ModelReplied,
     ProbeResult,
     PromptReceived,
+    RecordsRewritten,
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
@@ -105,6 +106,7 @@ def planted(secret: str) -> list[KnownEvent]:
         RecoveryFailed(),
         TurnCancelled(reason=text),
         Resumed(probes=(ProbeResult(call_id="c1", happened=True, content=text),)),
+        RecordsRewritten(action="pruned", records=(), reason=text, by=secret),
         ShutdownRequested(reason=text),
     ]
 

@@ -20,16 +20,17 @@ from engine.testing.checks import check_session
 
 from .scenarios import SESSIONS, VARIANTS, attempts, session
 
-ALWAYS = {"session_opened", "grant_revoked", "late_result", "budget_settled", "shutdown_requested"}
-WORKING = {"budget_lent", "turn_cancelled", "resumed"} | ALWAYS
+ALWAYS = {"session_opened", "records_rewritten"}
+NEARLY = {"grant_revoked", "late_result", "budget_settled", "shutdown_requested"} | ALWAYS
+WORKING = {"budget_lent", "turn_cancelled", "resumed"} | NEARLY
 LEGAL = {
-    State.IDLE: {"prompt_received"} | ALWAYS,
+    State.IDLE: {"prompt_received"} | NEARLY,
     State.PROCESSING: {"context_prepared", "faulted"} | WORKING,
     State.GENERATING_RESPONSE: {"model_replied", "faulted"} | WORKING,
     State.EXECUTING_TOOLS: {"tool_started", "tool_finished", "tool_retried", "user_answered", "faulted"} | WORKING,
     State.WAITING_FOR_USER: {"user_answered", "faulted"} | WORKING,
     State.ERROR: {"faulted", "recovery_planned", "recovered", "recovery_needs_user", "recovery_failed"} | WORKING,
-    State.SHUTDOWN: {"resumed", "session_opened"},
+    State.SHUTDOWN: {"resumed"} | ALWAYS,
 }
 """The legal kinds of every state, written down a second time."""
 
