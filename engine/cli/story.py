@@ -204,6 +204,12 @@ _Remarkable = (
 )  # fmt: skip
 
 
+def _remark_on_loan(event: BudgetLent | BudgetSettled) -> str:
+    if isinstance(event, BudgetLent):
+        return f"to {event.child}"
+    return f"{event.spent.tokens} tokens and {event.spent.tool_calls} tool calls were used of a loan"
+
+
 def _remark(event: _Remarkable) -> str:
     match event:
         case Faulted():
@@ -214,10 +220,8 @@ def _remark(event: _Remarkable) -> str:
             return f"{'yes' if event.approve else 'no'}{f', {event.text}' if event.text else ''}"
         case GrantRevoked():
             return event.grant_id
-        case BudgetLent():
-            return f"to {event.child}"
-        case BudgetSettled():
-            return f"{event.spent.tokens} tokens and {event.spent.tool_calls} tool calls were used of a loan"
+        case BudgetLent() | BudgetSettled():
+            return _remark_on_loan(event)
         case TurnCancelled() | ShutdownRequested():
             return event.reason
         case RecordsRewritten():
