@@ -28,13 +28,9 @@ _SESSIONS = 10_000
 
 
 class Violation(NamedTuple):
-    """Where a rule does not hold.
+    """Where a rule does not hold: the rule's name, the session, and what is wrong, in words.
 
-    Attributes:
-        rule: its name.
-        session: the session.
-        seqs: the records that show it: what it is about first, where it was broken last.
-        reason: what is wrong, in words.
+    `seqs` are the records that show it: what it is about first, where it was broken last.
     """
 
     rule: str

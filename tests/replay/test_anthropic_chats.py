@@ -158,5 +158,5 @@ def test_schema_is_the_published_one() -> None:
 @given(logs())
 def test_logs_are_as_the_schema_says(log: dict[str, Any]) -> None:
     """What is taken and what is given has the published form."""
-    Draft202012Validator(SCHEMA).validate(log)
-    Draft202012Validator(SCHEMA).validate(LOG)
+    assert list(Draft202012Validator(SCHEMA).iter_errors(log)) == []
+    assert list(Draft202012Validator(SCHEMA).iter_errors(LOG)) == []
