@@ -98,7 +98,7 @@ class FunctionTool(Generic[P, R]):
         )
         self._options = _checked_options(options, name, parameters)
         self._process = _process_of(function, options, self._options.effect)
-        self._warm = warm_of(options.get("warm"), self._options, name)
+        self._warm: Warmth = warm_of(options.get("warm"), self._options, name)
         self._pool: Callable[[], WorkerPool] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
