@@ -26,6 +26,10 @@ from ..core.values import JsonObject
 SCRIPTS = ("dom", "store", "filter", "list", "detail", "timeline", "diagram", "summary", "main")
 """The page's scripts, in the order in which they are put together."""
 
+LINES = ("events", "changes", "messages")
+"""The members of a chunk that are lines of JSON text. No JSON text holds what parts them from one another."""
+
+_BETWEEN = "\x1e"
 _HALF = re.compile("[\ud800-\udfff]")
 
 PACKED_FROM_CHARS = 2_000_000
@@ -52,7 +56,7 @@ def page(head: JsonObject, chunks: Sequence[JsonObject], *, live: bool = False) 
     slots = {
         "policy": policy, "title": f"{session}, agent-engine", "style": style, "source": escape(str(head["source"])),
         "session": session, "version": __version__, "head": _inert({**head, "live": live}),
-        "records": _packed(_inert([*chunks])), "script": script,
+        "records": _packed(chunks), "script": script,
     }  # fmt: skip
     # In one pass: what fills one slot is never looked at for another.
     return _SLOT.sub(lambda match: slots[match[1]], _source("page.html"))
@@ -66,11 +70,20 @@ def _inert(value: JsonValue) -> str:
     return _HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
-def _packed(text: str) -> str:
-    """Return JSON as it is, or within JSON that holds it compressed, which a browser reads several times faster."""
+def _packed(chunks: Sequence[JsonObject]) -> str:
+    """Return chunks as JSON, or, of a large history, within JSON that holds them compressed.
+
+    A browser reads that several times faster. The lines of a chunk then stand beside its JSON and not in it.
+    """
+    text = _inert([*chunks])
     if len(text) < PACKED_FROM_CHARS:
         return text
-    return json.dumps({"gzip": b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode("ascii")})
+    parts: list[str] = []
+    for chunk in chunks:
+        parts.append(_inert({name: value for name, value in chunk.items() if name not in LINES}))
+        parts += [str(chunk[name]) for name in LINES]
+    packed = gzip.compress(_BETWEEN.join(parts).encode(), 6, mtime=0)
+    return json.dumps({"gzip": b64encode(packed).decode("ascii")})
 
 
 @cache

@@ -173,13 +173,25 @@ if (store.head.live) follow();
 // The first search need not wait for this.
 (window.requestIdleCallback ?? setTimeout)(() => store.haystacks());
 
-// A large history comes compressed: base64 of gzip of the JSON that a small one is.
+// A large history comes compressed: base64 of gzip of its chunks, each as JSON and its three texts of lines.
 async function unpacked(records) {
   if (Array.isArray(records)) return records;
-  const letters = atob(records.gzip);
+  const stream = new Blob([bytesOf(records.gzip)]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const parts = (await new Response(stream).text()).split("\x1e");
+  const chunks = [];
+  for (let i = 0; i < parts.length; i += 4) {
+    const [events, changes, messages] = parts.slice(i + 1, i + 4);
+    chunks.push({ ...JSON.parse(parts[i]), events, changes, messages });
+  }
+  return chunks;
+}
+
+function bytesOf(base64) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64);
+  const letters = atob(base64);
   const bytes = new Uint8Array(letters.length);
   for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
-  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+  return bytes;
 }
 
 // For the console: inspector.stateAt(17), inspector.changesAt(17), inspector.filter("tool:x").
