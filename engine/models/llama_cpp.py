@@ -158,9 +158,16 @@ class LlamaCppModel:
             self._reading.set()
         body = self._body(request)
         stop = threading.Event()
+        cancelled = anyio.get_cancelled_exc_class()
 
         def tell(notice: Notice) -> None:
-            anyio.from_thread.run_sync(emit, notice)
+            try:
+                # Whoever waits for this thread may have been cancelled, and not have run since.
+                anyio.from_thread.check_cancelled()
+            except cancelled:
+                stop.set()
+            else:
+                anyio.from_thread.run_sync(emit, notice)
 
         generation = _Generation(body, tell, stop, f"call_{request.turn}_{request.round}")
 
