@@ -243,7 +243,8 @@ class BatchRunner:
             return ended
 
         try:
-            tooling = Tooling(self._parts, shown(self._parts.redactor, self._broadcast.notice), occupy)
+            emit = shown(self._parts.redactor, self._broadcast.notice)
+            tooling = Tooling(self._parts, emit, occupy, self._crew.now_s)
             end = await run_tool(tooling, self._ledger.session, call, scope)
             given_up = end.status is not ToolStatus.COMPLETED
             return tried_again(call, end)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -22,6 +23,16 @@ class Bell(Protocol):
     async def wait(self, until: float = math.inf) -> None:
         """Sleep until the bell rings, at the latest until a time of the event loop, in seconds."""
         ...
+
+
+def loop_clock() -> Callable[[], float]:
+    """Return what `anyio.current_time` looks up each time: the clock of the event loop that runs, in seconds."""
+    try:
+        return asyncio.get_running_loop().time
+    except RuntimeError:
+        import trio
+
+        return trio.current_time
 
 
 def new_bell() -> Bell:

@@ -14,7 +14,7 @@ from typing import Any
 
 from anyio.abc import TaskGroup
 
-from .bell import new_bell
+from .bell import loop_clock, new_bell
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
@@ -23,9 +23,14 @@ MAX_IDLE = 64
 
 
 class Crew:
-    """Runs pieces of work side by side in one task group."""
+    """Runs pieces of work side by side in one task group.
+
+    Attributes:
+        now_s: the clock of the group's event loop, for deadlines.
+    """
 
     def __init__(self, group: TaskGroup) -> None:
+        self.now_s = loop_clock()
         self._group = group
         self._idle: list[_Member] = []
 

@@ -56,11 +56,14 @@ async def prepare_context(parts: Parts, session: Session) -> KnownEvent:
 
 
 class Tooling(NamedTuple):
-    """What every call of a session is run with: the parts, the way out for notices, and `ToolContext.occupy`."""
+    """What every call of a session is run with: the parts, the way out for notices, `ToolContext.occupy`, and the
+    clock of deadlines.
+    """
 
     parts: Parts
     emit: Emit
     occupy: Callable[[], Callable[[], None]]
+    now_s: Callable[[], float]
 
 
 async def run_tool(tooling: Tooling, session: Session, call: CallState, scope: anyio.CancelScope) -> ToolFinished:
@@ -135,7 +138,7 @@ async def _run_tool(
         if tooling.parts.middleware:
             run = wrapped((middleware.around_tool for middleware in tooling.parts.middleware), run)
         # A worker process has its time from when it has the call, and its end comes with a word about what happened.
-        scope.deadline = math.inf if is_isolated(tool) else anyio.current_time() + context.timeout_s
+        scope.deadline = math.inf if is_isolated(tool) else tooling.now_s() + context.timeout_s
         with scope:
             watchdog = None if in_thread else tooling.parts.monitor.watchdog
             output = await (run(context) if watchdog is None else watchdog.running(context.name, run(context)))
