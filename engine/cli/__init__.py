@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from .._version import __version__
 from ..errors import EngineError, JournalTooNew, NotAJournal, UsageError
-from . import demo, doctor, exchange, graph, histories, predict, stats, talk
+from . import demo, differences, doctor, exchange, graph, histories, predict, stats, talk
 from .terminal import Screen, complain
 
 
@@ -34,6 +34,12 @@ _COMMANDS = (
     _Command("chat", "talk with a model, into a journal", talk.add_talk_options, talk.chat),
     _Command(
         "replay", "verify histories, or show the state at any record", histories.add_replay_options, histories.replay
+    ),
+    _Command(
+        "diff",
+        "histories against the code of today, or two against each other",
+        differences.add_diff_options,
+        differences.diff,
     ),
     _Command("stats", "what histories add up to", stats.add_stats_options, stats.stats),
     _Command("predict", "learn which tools follow which, and say so", predict.add_predict_options, predict.predict),

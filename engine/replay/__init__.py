@@ -9,7 +9,10 @@ Each part is loaded when it is first asked for: an engine that runs needs few of
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .comparison import Comparison, Pair, compare
     from .copying import CopyReport, copy_journal
+    from .divergence import Change, Divergence, DivergenceReport
+    from .diverging import diverge
     from .exporting import export_chats
     from .folding import fold, prompts, state_at
     from .importing import ImportReport, import_chats, read_chats
@@ -17,11 +20,18 @@ if TYPE_CHECKING:
     from .verification import Finding, Verification, verify, verify_journal
 
 __all__ = [
+    "Change",
+    "Comparison",
     "CopyReport",
+    "Divergence",
+    "DivergenceReport",
     "Finding",
     "ImportReport",
+    "Pair",
     "Verification",
+    "compare",
     "copy_journal",
+    "diverge",
     "export_chats",
     "fold",
     "import_chats",
@@ -35,10 +45,22 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("Comparison", "Pair", "compare"):
+        from . import comparison
+
+        return getattr(comparison, name)
     if name in ("CopyReport", "copy_journal"):
         from . import copying
 
         return getattr(copying, name)
+    if name in ("Change", "Divergence", "DivergenceReport"):
+        from . import divergence
+
+        return getattr(divergence, name)
+    if name == "diverge":
+        from . import diverging
+
+        return diverging.diverge
     if name == "export_chats":
         from . import exporting
 

@@ -205,7 +205,7 @@ def test_every_command_has_help(command: Run) -> None:
     """`--help` of the whole and of each command ends with status 0."""
     assert command("--help").status == 0
     assert command("--version").out.startswith("agent-engine ")
-    names = ("demo", "run", "chat", "replay", "graph", "import", "export", "stats", "doctor")
+    names = ("demo", "run", "chat", "replay", "diff", "graph", "import", "export", "stats", "doctor")
     for name in names:
         assert name in build_parser().format_help()
         assert command(name, "--help").status == 0
