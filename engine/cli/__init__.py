@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from .._version import __version__
 from ..errors import EngineError, JournalTooNew, NotAJournal, UsageError
-from . import demo, differences, doctor, exchange, graph, histories, predict, stats, talk
+from . import demo, differences, doctor, exchange, forks, graph, histories, predict, stats, talk
 from .terminal import Screen, complain
 
 
@@ -41,6 +41,7 @@ _COMMANDS = (
         differences.add_diff_options,
         differences.diff,
     ),
+    _Command("fork", "a session that begins with the records of another", forks.add_fork_options, forks.fork),
     _Command("stats", "what histories add up to", stats.add_stats_options, stats.stats),
     _Command("predict", "learn which tools follow which, and say so", predict.add_predict_options, predict.predict),
     _Command("import", "chat logs into a journal", exchange.add_import_options, exchange.import_log),

@@ -22,6 +22,7 @@ from ..core.events import (
     RecoveryNeedsUser,
     RecoveryPlanned,
     Resumed,
+    SessionForked,
     SessionOpened,
     ShutdownRequested,
     ToolFinished,
@@ -194,8 +195,8 @@ class Storyteller:
 
 
 _Remarkable = (
-    SessionOpened | ContextPrepared | UserAnswered | GrantRevoked | Faulted | RecoveryPlanned | Recovered
-    | RecoveryNeedsUser | RecoveryFailed | TurnCancelled | ShutdownRequested | UnknownEvent
+    SessionOpened | SessionForked | ContextPrepared | UserAnswered | GrantRevoked | Faulted | RecoveryPlanned
+    | Recovered | RecoveryNeedsUser | RecoveryFailed | TurnCancelled | ShutdownRequested | UnknownEvent
 )  # fmt: skip
 
 
@@ -209,6 +210,8 @@ def _remark(event: _Remarkable) -> str:
             return f"{'yes' if event.approve else 'no'}{f', {event.text}' if event.text else ''}"
         case GrantRevoked():
             return event.grant_id
+        case SessionForked():
+            return f"{event.session} from {event.parent}"
         case TurnCancelled() | ShutdownRequested():
             return event.reason
         case ContextPrepared():

@@ -42,6 +42,14 @@ class SessionOpened(Value):
     metadata: JsonObject = Field(default_factory=dict)
 
 
+class SessionForked(Value):
+    """A session began with the records of another one before it, up to here. `parent` holds the record before this."""
+
+    kind: Literal["session_forked"] = "session_forked"
+    session: str
+    parent: str
+
+
 class PromptReceived(Value):
     """A turn was opened. Normally with one user message; an imported log may open one with several, or with none."""
 
@@ -199,6 +207,7 @@ class ShutdownRequested(Value):
 
 KnownEvent: TypeAlias = (
     SessionOpened
+    | SessionForked
     | PromptReceived
     | ContextPrepared
     | ModelReplied
@@ -225,9 +234,9 @@ Event: TypeAlias = Annotated[KnownEvent, Field(discriminator="kind")]
 EVENT_TYPES: dict[str, type[KnownEvent]] = {
     event.model_fields["kind"].default: event
     for event in (
-        SessionOpened, PromptReceived, ContextPrepared, ModelReplied, ToolStarted, ToolFinished, ToolRetried,
-        LateResult, UserAnswered, GrantRevoked, Faulted, RecoveryPlanned, Recovered, RecoveryNeedsUser, RecoveryFailed,
-        TurnCancelled, Resumed, ShutdownRequested,
+        SessionOpened, SessionForked, PromptReceived, ContextPrepared, ModelReplied, ToolStarted, ToolFinished,
+        ToolRetried, LateResult, UserAnswered, GrantRevoked, Faulted, RecoveryPlanned, Recovered, RecoveryNeedsUser,
+        RecoveryFailed, TurnCancelled, Resumed, ShutdownRequested,
     )
 }  # fmt: skip
 """Tag → class: the closed table that decoding uses."""
@@ -246,6 +255,6 @@ class UnknownEvent(Value):
 __all__ = [
     "EVENTS", "EVENT_TYPES", "ContextPrepared", "Event", "Faulted", "GrantRevoked", "KnownEvent", "LateResult",
     "ModelReplied", "ProbeResult", "PromptReceived", "Recovered", "RecoveryFailed", "RecoveryNeedsUser",
-    "RecoveryPlanned", "Resumed", "SessionOpened", "ShutdownRequested", "ToolFinished", "ToolRetried", "ToolStarted",
-    "TurnCancelled", "UnknownEvent", "UserAnswered",
+    "RecoveryPlanned", "Resumed", "SessionForked", "SessionOpened", "ShutdownRequested", "ToolFinished",
+    "ToolRetried", "ToolStarted", "TurnCancelled", "UnknownEvent", "UserAnswered",
 ]  # fmt: skip

@@ -19,10 +19,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..errors import JournalCorrupt, JournalError, NotAJournal, SessionBusy, StaleWriter, UsageError
-from ..ports import Tail
+from ..ports import StoredLine, Tail
 from ._claims import OPEN_FLAGS, Claims, Standing, write_all
 from ._lines import Index
-from ._orders import Append, Claim, Granted, Release, check_next, unavailable
+from ._orders import Append, Claim, Fork, Granted, Release, check_fork, check_next, parent_of, unavailable
 from ._owner import Token, living_owner
 from ._thread import Job
 from .codec import decode
@@ -185,6 +185,9 @@ class JsonlStore:
                 case Claim():
                     self._flush(folder)
                     job.granted = self._claim(folder, job.order)
+                case Fork():
+                    self._flush(folder)
+                    self._fork(folder, job.order)
                 case Release():
                     self._release(folder, job.order)
         except (UsageError, JournalError) as error:
@@ -265,6 +268,29 @@ class JsonlStore:
         seq, digest = index.tail(session)
         return Granted(granted.epoch, self._token.text, Tail(seq, digest, cut_bytes))
 
+    def _fork(self, folder: int, order: Fork) -> None:
+        session, record = order
+        parent, name = parent_of(record) or "", self.layout.file_of(session)
+        before: Sequence[StoredLine] = ()
+        located = self._caught_up(folder, parent).sessions.get(parent) if parent else None
+        if located is not None and located.base < record.seq - 1:
+            before = self._stored(folder, parent, record.seq - 2)
+        index = self._caught_up(folder, session)
+        index.check(name)
+        check_fork(record, before[0].text if before else None, taken=index.tail(session)[0] > 0)
+        pending = _Pending(index)
+        pending.lines.append(record.line.encode("ascii") + b"\n")
+        self._write(folder, name, pending)
+        self._let_go(session)
+
+    def _stored(self, folder: int, session: str, after: int) -> Sequence[StoredLine]:
+        """Return the record that follows `after`, if the session holds it itself."""
+        fd = os.open(self.layout.file_of(session), os.O_RDONLY | OPEN_FLAGS, dir_fd=folder)
+        try:
+            return self._caught_up(folder, session).page(fd, session, after, 1) or ()
+        finally:
+            os.close(fd)
+
     def _caught_up(self, folder: int, session: str) -> Index:
         name = self.layout.file_of(session)
         index = self._indexes.setdefault(name, self.layout.index_for(session))
@@ -287,11 +313,7 @@ class JsonlStore:
         seq, _ = index.tail(session)
         if seq == 0:
             return
-        fd = os.open(name, os.O_RDONLY | OPEN_FLAGS, dir_fd=folder)
-        try:
-            lines = index.page(fd, session, seq - 1, 1)
-        finally:
-            os.close(fd)
+        lines = self._stored(folder, session, seq - 1)
         if not lines:
             raise JournalCorrupt(name, index.end, "the file changes while it is read")
         decode(lines[0].text, name, lines[0].offset)

@@ -58,14 +58,21 @@ def read_envelope(line: bytes) -> Envelope | None:
 
 
 class Located:
-    """The records of one session within a file."""
+    """The records of one session within a file. A fork's begin after record `base` of its `parent`."""
 
-    __slots__ = ("external_id", "hash", "offsets")
+    __slots__ = ("base", "external_id", "hash", "offsets", "parent")
 
-    def __init__(self) -> None:
+    def __init__(self, base: int = 0, parent: str | None = None) -> None:
+        self.base = base
+        self.parent = parent
         self.offsets = array("q")
         self.hash = GENESIS
         self.external_id: str | None = None
+
+    @property
+    def last(self) -> int:
+        """Sequence number of the newest record."""
+        return self.base + len(self.offsets)
 
 
 class Index:
@@ -136,11 +143,13 @@ class Index:
         if self._only is not None and envelope.session != self._only:
             return f"a record of session {envelope.session!r} stands here"
         located = self.sessions.get(envelope.session)
-        count = 0 if located is None else len(located.offsets)
-        if envelope.seq != count + 1:
-            return f"sequence {envelope.seq} of session {envelope.session!r} follows {count}"
+        begun = located or Located()
+        if located is None and envelope.seq > 1 and (parent := _parent(line)) is not None:
+            begun = Located(envelope.seq - 1, parent)
+        if envelope.seq != begun.last + 1:
+            return f"sequence {envelope.seq} of session {envelope.session!r} follows {begun.last}"
         if located is None:
-            located = self.sessions[envelope.session] = Located()
+            located = self.sessions[envelope.session] = begun
             located.external_id = _external_id(line)
         located.offsets.append(self.end)
         located.hash = envelope.hash
@@ -150,7 +159,7 @@ class Index:
     def tail(self, session: str) -> tuple[int, str]:
         """Return sequence and hash of a session's last record."""
         located = self.sessions.get(session)
-        return (len(located.offsets), located.hash) if located else (0, GENESIS)
+        return (located.last, located.hash) if located else (0, GENESIS)
 
     def check(self, where: str) -> None:
         """Make sure that no damage was found.
@@ -171,13 +180,14 @@ class Index:
         return not head.startswith(_FIRST[: len(head)]) and bool(head.strip(b"\0\n"))
 
     def page(self, fd: int, session: str, after: int, limit: int) -> list[StoredLine] | None:
-        """Return a session's records after a sequence; None if the file no longer holds what was indexed.
+        """Return a session's own records after a sequence; None if the file no longer holds what was indexed.
 
         Raises:
             OSError: the file cannot be read.
         """
         located = self.sessions.get(session)
-        offsets: Iterable[int] = located.offsets[after : after + limit] if located else ()
+        base = located.base if located else 0
+        offsets: Iterable[int] = located.offsets[after - base : after - base + limit] if located else ()
         lines: list[StoredLine] = []
         with _open_at(fd, 0) as file:
             for seq, offset in enumerate(offsets, after + 1):
@@ -196,6 +206,16 @@ def _open_at(fd: int, offset: int) -> BinaryIO:
     file = os.fdopen(os.dup(fd), "rb", buffering=1 << 16)
     file.seek(offset)
     return file
+
+
+def _parent(line: bytes) -> str | None:
+    """Return the parent of the fork that begins with this line, None if none does."""
+    try:
+        event = json.loads(line)["event"]
+        parent = event["parent"] if event["kind"] == "session_forked" else None
+    except (ValueError, KeyError, TypeError, RecursionError):  # then it is out of sequence, and that is reported
+        return None
+    return parent if isinstance(parent, str) else None
 
 
 def _external_id(line: bytes) -> str | None:

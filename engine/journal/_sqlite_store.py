@@ -11,17 +11,30 @@ from __future__ import annotations
 import json
 import sqlite3
 import stat
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ..errors import JournalCorrupt, JournalError, JournalTooNew, NotAJournal, SessionBusy, StaleWriter, UsageError
-from ..ports import Tail
-from ._orders import Append, Claim, Granted, Release, check_next, external_id_of, unavailable
+from ..ports import StoredLine, Tail
+from ._orders import (
+    Append,
+    Claim,
+    Fork,
+    Granted,
+    Release,
+    check_fork,
+    check_next,
+    external_id_of,
+    parent_of,
+    unavailable,
+)
 from ._owner import Token, living_owner
 from ._thread import Job
 from .codec import GENESIS, decode
+from .forking import Origin
 
 APPLICATION_ID = 0x41454A31
 """Marks a database file as a journal."""
@@ -100,6 +113,8 @@ class SqliteStore:
                 self._append(connection, job.order)
             case Claim():
                 job.granted = self._claim(connection, job.order)
+            case Fork():
+                _fork(connection, job.order)
             case Release(session, epoch, owner):
                 connection.execute(
                     "UPDATE sessions SET owner = NULL WHERE id = ? AND epoch = ? AND owner = ?", (session, epoch, owner)
@@ -174,6 +189,60 @@ def _stored_tail(connection: sqlite3.Connection, session: str) -> _Held:
     if (record.session, record.seq) != (session, seq):
         raise JournalCorrupt(session, seq, f"record {record.seq} of session {record.session!r} stands here")
     return _Held(seq, record.hash)
+
+
+def _fork(connection: sqlite3.Connection, order: Fork) -> None:
+    session, record = order
+    before = connection.execute(
+        "SELECT line FROM records WHERE session = ? AND seq = ?", (parent_of(record), record.seq - 1)
+    ).fetchone()
+    taken = _stored_tail(connection, session).seq > 0
+    check_fork(record, None if before is None else check_row(session, (record.seq - 1, before[0]))[1], taken=taken)
+    connection.execute("INSERT INTO sessions (id, epoch) VALUES (?, 0) ON CONFLICT (id) DO NOTHING", (session,))
+    connection.execute("INSERT INTO records (session, seq, line) VALUES (?, ?, ?)", (session, record.seq, record.line))
+
+
+def origin_of(connection: sqlite3.Connection, session: str) -> Origin | None:
+    """Return where a session was forked from: its own first record says so.
+
+    Raises:
+        JournalCorrupt: that record is damaged.
+    """
+    row = connection.execute(
+        "SELECT seq, line FROM records WHERE session = ? ORDER BY seq LIMIT 1", (session,)
+    ).fetchone()
+    if row is None or row[0] == 1:
+        return None
+    seq, line = check_row(session, row)
+    parent = parent_of(decode(line, session, seq))
+    return None if parent is None else Origin(parent, seq - 1)
+
+
+def page_of(connection: sqlite3.Connection, session: str, after: int, limit: int) -> list[StoredLine]:
+    """Return up to `limit` records of a session that follow sequence `after`, those of its ancestors first.
+
+    Raises:
+        JournalCorrupt: a row holds other types than were stored, or a fork's first record is damaged.
+    """
+    own = _rows(connection, session, after, limit)
+    if own and own[0].offset == after + 1:
+        return own
+    holders = [Origin(session, sys.maxsize)]
+    while (origin := origin_of(connection, holders[-1].session)) is not None:
+        holders.append(origin)
+        if origin.seq <= after:
+            break
+    lines: list[StoredLine] = []
+    for name, upto in reversed(holders):
+        lines += _rows(connection, name, after + len(lines), min(limit - len(lines), max(0, upto - after - len(lines))))
+    return lines
+
+
+def _rows(connection: sqlite3.Connection, session: str, after: int, limit: int) -> list[StoredLine]:
+    rows = connection.execute(
+        "SELECT seq, line FROM records WHERE session = ? AND seq > ? ORDER BY seq LIMIT ?", (session, after, limit)
+    )
+    return [StoredLine(line, seq) for seq, line in (check_row(session, row) for row in rows)]
 
 
 def check_row(session: str, row: tuple[Any, ...]) -> tuple[int, str]:

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from ..core.arguments import is_object
 from ..core.effects import Effect, KnownEffect
-from ..core.events import EVENT_TYPES, EVENTS, Event, KnownEvent, UnknownEvent
+from ..core.events import EVENT_TYPES, EVENTS, Event, KnownEvent, SessionForked, UnknownEvent
 from ..core.record import TransitionRecord
 from ..core.values import State
 from ..errors import JournalCorrupt, JournalTooNew
@@ -216,10 +216,13 @@ def record_schema() -> dict[str, Any]:
 
 
 class Chain:
-    """Checks that decoded records follow one another: sequence without a gap, hash on hash, one session."""
+    """Checks that decoded records follow one another: sequence without a gap, hash on hash, one session.
+
+    The history of a fork begins with records of its parent; `holder` is whose record the last one was.
+    """
 
     def __init__(self, session: str, seq: int = 0, digest: str = GENESIS) -> None:
-        self.session = session
+        self.session = self.holder = session
         self.seq = seq
         self.digest: str = digest
 
@@ -227,7 +230,9 @@ class Chain:
     def at(cls, line: str, session: str, offset: int = 0) -> Chain:
         """Return a chain whose next record is the one in `line`: for reading from the middle of a history."""
         record = decode(line, session, offset)
-        return cls(session, record.seq - 1, record.prev)
+        chain = cls(session, record.seq - 1, record.prev)
+        chain.holder = record.event.parent if isinstance(record.event, SessionForked) else record.session
+        return chain
 
     def decode(self, line: str, offset: int = 0) -> TransitionRecord:
         """Return the next record.
@@ -247,14 +252,30 @@ class Chain:
             JournalCorrupt: it does not follow from the one before.
         """
         place = record.seq if offset is None else offset
-        if record.session != self.session:
-            raise JournalCorrupt(self.session, place, f"a record of session {record.session!r} stands here")
+        if record.session != self.holder:
+            self._pass_on(record, place)
         if record.seq != self.seq + 1:
             raise JournalCorrupt(self.session, place, f"sequence {record.seq} follows {self.seq}")
         if record.prev != self.digest:
             raise JournalCorrupt(self.session, place, "the chain is broken: prev is not the hash of the record before")
         self.seq = record.seq
         self.digest = record.hash
+
+    def finish(self) -> None:
+        """Make sure that the history, now at its end, is the session's own and not only that of a parent.
+
+        Raises:
+            JournalCorrupt: it ends with a record of another session.
+        """
+        if self.seq and self.holder != self.session:
+            raise JournalCorrupt(self.session, self.seq, f"a record of session {self.holder!r} stands here")
+
+    def _pass_on(self, record: TransitionRecord, place: int) -> None:
+        event = record.event
+        forked = isinstance(event, SessionForked) and (event.parent, event.session) == (self.holder, record.session)
+        if self.seq and not forked:
+            raise JournalCorrupt(self.session, place, f"a record of session {record.session!r} stands here")
+        self.holder = record.session
 
 
 __all__ = [

@@ -14,13 +14,15 @@ from collections.abc import Sequence
 
 import anyio.to_thread
 
+from ..core.record import TransitionRecord
 from ..core.values import check_id
 from ..errors import JournalUnavailable
 from ..ports import SessionInfo, StoredLine, Writer
 from ._jsonl_store import JsonlStore, Layout, session_of, translate
 from ._lines import Index
-from ._orders import check_page
+from ._orders import Fork, check_page
 from ._thread import WritingThread, claim
+from .forking import Origin
 
 _KEPT_INDEXES = 1024
 """How many files of a folder a reader remembers the layout of (8 bytes a record)."""
@@ -69,6 +71,14 @@ class JsonlJournal:
         check_page(after, limit)
         return await anyio.to_thread.run_sync(self._reader.page, check_id(session), after, limit)
 
+    async def fork(self, record: TransitionRecord) -> None:
+        """Begin a session after a record of another one; see `ports.Forking.fork`."""
+        await self._thread.submit(Fork(check_id(record.session), record))
+
+    async def origin(self, session: str) -> Origin | None:
+        """Return where a session was forked from; see `ports.Forking.origin`."""
+        return await anyio.to_thread.run_sync(self._reader.origin, check_id(session))
+
     async def sessions(self) -> Sequence[SessionInfo]:
         """Return every session that has a record, sorted by id."""
         return await anyio.to_thread.run_sync(self._reader.sessions)
@@ -100,6 +110,20 @@ class LockFreeReader:
             except OSError as error:
                 raise translate(self._layout.path, error) from error
 
+    def origin(self, session: str) -> Origin | None:
+        """Return where a session was forked from, as `JsonlJournal.origin`."""
+        with self._lock:
+            try:
+                folder = self._open_folder()
+                if folder is None:
+                    return None
+                try:
+                    return self._origin(folder, session)
+                finally:
+                    os.close(folder)
+            except OSError as error:
+                raise translate(self._layout.path, error) from error
+
     def sessions(self) -> list[SessionInfo]:
         """Return every session that has a record, as `JsonlJournal.sessions`."""
         found: list[SessionInfo] = []
@@ -114,7 +138,7 @@ class LockFreeReader:
                         if fd is not None:
                             os.close(fd)
                         for key, located in index.sessions.items():
-                            found.append(SessionInfo(key, len(located.offsets), located.external_id))
+                            found.append(SessionInfo(key, located.last, located.external_id))
                         if index.damage is not None and not index.sessions and not self._layout.single:
                             # Its first record is damaged. A session must not vanish for that: reading it says why.
                             found.append(SessionInfo(name, 0))
@@ -144,7 +168,25 @@ class LockFreeReader:
             self._indexes.popitem(last=False)
         return index, self._layout.index(folder, session, index, known=self._layout.claimed(folder))
 
+    def _origin(self, folder: int, session: str) -> Origin | None:
+        index, fd = self._index(folder, session)
+        if fd is not None:
+            os.close(fd)
+        located = index.sessions.get(session)
+        return None if located is None or located.parent is None else Origin(located.parent, located.base)
+
     def _page(self, folder: int, session: str, after: int, limit: int) -> Sequence[StoredLine]:
+        holders = [Origin(session, sys.maxsize)]
+        while (origin := self._origin(folder, holders[-1].session)) is not None and origin.seq > after:
+            holders.append(origin)
+        lines: list[StoredLine] = []
+        for name, upto in reversed(holders):
+            wanted = min(limit, upto - after) - len(lines)
+            if wanted > 0:
+                lines += self._own(folder, name, after + len(lines), wanted)
+        return lines
+
+    def _own(self, folder: int, session: str, after: int, limit: int) -> Sequence[StoredLine]:
         index, fd = self._index(folder, session)
         if fd is None:
             return ()

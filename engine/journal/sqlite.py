@@ -16,12 +16,14 @@ from typing import TypeVar
 
 import anyio.to_thread
 
+from ..core.record import TransitionRecord
 from ..core.values import check_id
 from ..errors import JournalCorrupt, UsageError
 from ..ports import SessionInfo, StoredLine, Writer
-from ._orders import check_page
-from ._sqlite_store import SqliteStore, check_row, open_reader, translate
+from ._orders import Fork, check_page
+from ._sqlite_store import SqliteStore, open_reader, origin_of, page_of, translate
 from ._thread import WritingThread, claim
+from .forking import Origin
 
 _T = TypeVar("_T")
 
@@ -66,15 +68,19 @@ class SqliteJournal:
         """Return a page of records; see `ports.Journal.read`. The offset of a line is its sequence number."""
         check_page(after, limit)
         check_id(session)
+        return await anyio.to_thread.run_sync(
+            self._query, lambda connection: page_of(connection, session, after, limit), ()
+        )
 
-        def page(connection: sqlite3.Connection) -> list[StoredLine]:
-            rows = connection.execute(
-                "SELECT seq, line FROM records WHERE session = ? AND seq > ? ORDER BY seq LIMIT ?",
-                (session, after, limit),
-            )
-            return [StoredLine(line, seq) for seq, line in (check_row(session, row) for row in rows)]
+    async def fork(self, record: TransitionRecord) -> None:
+        """Begin a session after a record of another one; see `ports.Forking.fork`."""
+        await self._thread.submit(Fork(check_id(record.session), record))
 
-        return await anyio.to_thread.run_sync(self._query, page, ())
+    async def origin(self, session: str) -> Origin | None:
+        """Return where a session was forked from; see `ports.Forking.origin`."""
+        check_id(session)
+        found = await anyio.to_thread.run_sync(self._query, lambda connection: (origin_of(connection, session),), ())
+        return found[0] if found else None
 
     async def sessions(self) -> Sequence[SessionInfo]:
         """Return every session that has a record, sorted by id."""

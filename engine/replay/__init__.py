@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .diverging import diverge
     from .exporting import export_chats
     from .folding import fold, prompts, state_at
+    from .forking import fork
     from .importing import ImportReport, import_chats, read_chats
     from .reading import read_history
     from .verification import Finding, Verification, verify, verify_journal
@@ -34,6 +35,7 @@ __all__ = [
     "diverge",
     "export_chats",
     "fold",
+    "fork",
     "import_chats",
     "prompts",
     "read_chats",
@@ -69,6 +71,10 @@ def __getattr__(name: str) -> Any:
         from . import folding
 
         return getattr(folding, name)
+    if name == "fork":
+        from . import forking
+
+        return forking.fork
     if name in ("ImportReport", "import_chats", "read_chats"):
         from . import importing
 

@@ -68,16 +68,19 @@ class _Check:
     cursor: Cursor
     chain: Chain
     unknown: list[Finding]
+    name: str = ""
     seq: int = 0
     digest: str = GENESIS
     state: State = State.IDLE
 
     @classmethod
-    def of(cls, name: str) -> _Check:
-        return cls(Cursor(Session(name)), Chain(name), [])
+    def of(cls, name: str, *, stored: bool = False) -> _Check:
+        return cls(Cursor(Session(name)), Chain(name), [], name if stored else "")
 
     def result(self, *diverged: Finding) -> Verification:
-        return Verification(self.cursor.id, self.seq, self.digest, self.state, tuple(self.unknown), diverged)
+        return Verification(
+            self.name or self.chain.holder, self.seq, self.digest, self.state, tuple(self.unknown), diverged
+        )
 
     def take(self, record: TransitionRecord) -> None:
         """Step a record whose place in the chain has been checked."""
@@ -149,7 +152,7 @@ async def verify_journal(
 
 
 async def _verify_stored(journal: Journal, name: str, progress: Callable[[int], None] | None) -> Verification:
-    check = _Check.of(name)
+    check = _Check.of(name, stored=True)
     offset: int | None = None
     try:
         # Up to an empty page: only there does a journal say that what follows is damaged.
@@ -161,6 +164,7 @@ async def _verify_stored(journal: Journal, name: str, progress: Callable[[int], 
                 progress(len(page))
             # A long history must not keep the other work of this loop waiting.
             await anyio.lowlevel.checkpoint()
+        check.chain.finish()
     except (JournalCorrupt, JournalTooNew, ReplayError) as error:
         return check.failed(error, error.offset if isinstance(error, JournalCorrupt) else offset)
     if check.seq == 0:

@@ -10,7 +10,7 @@ from typing import Required, TypedDict
 
 from ..core.arguments import json_text
 from ..core.events import UserAnswered
-from ..core.grants import GrantTerms, Here
+from ..core.grants import GrantTerms, Here, asked_where
 from ..core.session import CallState, Session
 from ..core.values import JsonObject, PlannedCall, Request, ToolCall
 from ..errors import InvalidEvent
@@ -101,7 +101,7 @@ def with_plan(parts: Parts, session: Session, event: UserAnswered) -> UserAnswer
     changed = ToolCall(id=call.call.id, name=call.call.name, arguments=event.arguments)
     case = case_of(parts, session)
     # Neither a grant nor the guard against loops has a say about what a person wrote.
-    _, plans = parts.toolbox.admit([changed], parts.policy, case and case._replace(grants=(), loops=None))
+    _, plans = parts.toolbox.admit([changed], parts.policy, case and _of_a_person(case, call))
     (plan,) = with_due_times(parts, plans)
     if plan.decision == "refuse":
         raise InvalidEvent(f"the call cannot run with these arguments: {plan.refusal}")
@@ -109,6 +109,11 @@ def with_plan(parts: Parts, session: Session, event: UserAnswered) -> UserAnswer
     # What the limits say about the tool's time was decided with the call.
     decided = plan.model_copy(update={"note": note, "timeout_s": call.plan.timeout_s})
     return event.model_copy(update={"plan": decided})
+
+
+def _of_a_person(case: Case, call: CallState) -> Case:
+    """Return the case of arguments that a person wrote for a call."""
+    return case._replace(here=asked_where(call.key, case.here), grants=(), loops=None)
 
 
 def _call_of(session: Session, request: Request) -> CallState:

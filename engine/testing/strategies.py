@@ -242,6 +242,7 @@ def _resumptions(call_ids: Sequence[str]) -> st.SearchStrategy[ev.Resumed]:
 
 _ANY: Mapping[str, Callable[[], st.SearchStrategy[ev.KnownEvent]]] = {
     "session_opened": _openings,
+    "session_forked": lambda: st.builds(ev.SessionForked, session=ids(), parent=ids()),
     "prompt_received": prompts,
     "context_prepared": lambda: st.builds(ev.ContextPrepared, messages=st.lists(messages(), max_size=2).map(tuple)),
     "model_replied": replies,
@@ -302,6 +303,9 @@ def fitting(session: Session, kind: str) -> st.SearchStrategy[ev.KnownEvent]:
             return _one_of_these(
                 [grant.id for grant in session.grants], lambda chosen: st.just(ev.GrantRevoked(grant_id=chosen))
             )
+        case "session_forked":
+            # What follows would belong to another session.
+            return st.nothing()
         case "recovered" | "recovery_needs_user":
             plan = session.turn.plan if session.turn is not None else None
             action = _CARRIED_OUT.get(plan.action if plan is not None else "")

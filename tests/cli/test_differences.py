@@ -1,4 +1,4 @@
-"""`diff`: a journal against an engine of the caller's, or two sessions against each other; the exit status says."""
+"""`diff`: a journal against an engine, or two sessions against each other; and `fork`. The exit status says it all."""
 
 from __future__ import annotations
 
@@ -67,3 +67,13 @@ def test_bad_question_to_diff_is_status_2(command: Run, journal: str, arguments:
     assert done.status == 2, done.out
     assert done.err.startswith("agent-engine: ")
     assert "Traceback" not in done.err
+
+
+def test_fork_goes_on_and_leaves_its_parent(command: Run, journal: str) -> None:
+    """A fork is a session that `run` goes on with; the parent stays, and both verify."""
+    done = command("fork", "--journal", journal, "a", "--at", "4", "--name", "a2", "--json")
+    assert (done.status, done.json) == (0, {"session": "a2", "parent": "a", "at": 4})
+    assert command("run", "--journal", journal, "--session", "a2", "--model", "scripted").status == 0
+    assert command("diff", "--journal", journal, "a", "a2", "--json").json["only_left"] == 0
+    assert command("replay", "--journal", journal, "--json").json["diverged"] == 0
+    assert command("fork", "--journal", journal, "a", "--at", "99").status == 1

@@ -20,15 +20,16 @@ from engine.testing.checks import check_session
 
 from .scenarios import SESSIONS, VARIANTS, attempts, session
 
-WORKING = {"session_opened", "grant_revoked", "late_result", "turn_cancelled", "resumed", "shutdown_requested"}
+EVERYWHERE = {"session_opened", "session_forked"}
+WORKING = {"grant_revoked", "late_result", "turn_cancelled", "resumed", "shutdown_requested"} | EVERYWHERE
 LEGAL = {
-    State.IDLE: {"session_opened", "grant_revoked", "late_result", "prompt_received", "shutdown_requested"},
+    State.IDLE: {"grant_revoked", "late_result", "prompt_received", "shutdown_requested"} | EVERYWHERE,
     State.PROCESSING: {"context_prepared", "faulted"} | WORKING,
     State.GENERATING_RESPONSE: {"model_replied", "faulted"} | WORKING,
     State.EXECUTING_TOOLS: {"tool_started", "tool_finished", "tool_retried", "user_answered", "faulted"} | WORKING,
     State.WAITING_FOR_USER: {"user_answered", "faulted"} | WORKING,
     State.ERROR: {"faulted", "recovery_planned", "recovered", "recovery_needs_user", "recovery_failed"} | WORKING,
-    State.SHUTDOWN: {"resumed", "session_opened"},
+    State.SHUTDOWN: {"resumed"} | EVERYWHERE,
 }
 """The legal kinds of every state, written down a second time."""
 
@@ -156,7 +157,10 @@ MISTAKES: dict[str, tuple[tuple[Row, ...], str]] = {
     "a way out of shutdown": (
         changed(SHUTTING, sources=(*ROWS[SHUTTING].sources, State.SHUTDOWN)), "shutdown_requested leaves shutdown",
     ),
-    "a state that nothing leads to": (changed(SHUTTING, dest=None), "shutdown cannot be reached"),
+    "a state that nothing leads to": (
+        tuple(row._replace(dest=None) if row.dest is State.SHUTDOWN else row for row in ROWS),
+        "shutdown cannot be reached",
+    ),
     "a state that nothing leaves": (
         tuple(row._replace(dest=None) if row.trigger == "resumed" else row for row in ROWS), "shutdown cannot be left",
     ),
