@@ -26,7 +26,7 @@ LAYERS = (
     {"runtime"},
     {"session"},
     {"api"},
-    {"inspect", "cluster", "cli", "blocking"},
+    {"inspect", "cluster", "cli", "blocking", "counterfactual"},
     {"__init__"},
     {"__main__"},
     {"testing"},

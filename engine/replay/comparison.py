@@ -1,7 +1,8 @@
 """Compare: two histories side by side, aligned, with the first difference and counts.
 
 What is compared is what happened: events and states, without times, measurements, hashes, and names that a run draws
-for itself (calls, requests), which are replaced by what they stand for. Turns are aligned first;
+for itself (calls, requests), which are replaced by what they stand for; nor in which order calls that ran side by side
+came to their ends. Turns are aligned first;
 turns that differ are aligned record by record. May import core and errors. Must never write anything.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import groupby
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ..core.arguments import json_text
@@ -147,7 +149,16 @@ def _turns(records: Sequence[TransitionRecord]) -> list[_Turn]:
             turns.append(([], []))
         turns[-1][0].append(record)
         turns[-1][1].append(names.said(record))
-    return [_Turn(tuple(held), tuple(said)) for held, said in turns]
+    return [_in_order(held, said) for held, said in turns]
+
+
+def _in_order(records: Sequence[TransitionRecord], said: Sequence[str]) -> _Turn:
+    """Return a turn in which the ends of calls that ran side by side stand in one order, whichever they came in."""
+    ordered: list[tuple[TransitionRecord, str]] = []
+    for ended, group in groupby(zip(records, said, strict=True), lambda entry: entry[0].trigger == "tool_finished"):
+        entries = list(group)
+        ordered += sorted(entries, key=lambda entry: entry[1]) if ended else entries
+    return _Turn(tuple(record for record, _ in ordered), tuple(text for _, text in ordered))
 
 
 def _joined(turns: Sequence[_Turn]) -> _Turn:
@@ -217,7 +228,9 @@ class _Names:
             if isinstance(effect, AskUser):
                 request = effect.request
                 self._known[request.id] = f"{request.kind} of {self._known.get(request.call_id)}"
-        return json_text([record.trigger, record.source.value, record.dest.value, plain])
+        # Which of several calls ended last is chance, and the last moves the state.
+        states = [] if record.trigger == "tool_finished" else [record.source.value, record.dest.value]
+        return json_text([record.trigger, *states, plain])
 
     def _plain(self, value: Any) -> Any:
         if isinstance(value, Mapping):

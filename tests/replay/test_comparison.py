@@ -8,11 +8,14 @@ from collections.abc import Sequence
 import pytest
 
 from engine import Engine, ModelReply, ToolCall, tool
+from engine.core.events import ContextPrepared, KnownEvent, ModelReplied, PromptReceived, SessionOpened, ToolFinished
 from engine.core.record import TransitionRecord
+from engine.core.values import PlannedCall
 from engine.errors import ReplayError
 from engine.models import FunctionModel
 from engine.replay import compare
 from engine.replay.comparison import _blocks
+from engine.testing.recording import Recording
 from engine.testing.records import chain, read_all
 
 pytestmark = pytest.mark.anyio
@@ -71,6 +74,20 @@ async def test_missing_call_is_found_inside_a_turn() -> None:
     left, right = await told("a", ["x", "y", "z"]), await told("b", ["x", "z"])
     found = compare(left, right)
     assert [pair.kind for pair in found.differences] == ["only_left"] * 3
+
+
+async def test_calls_side_by_side_may_end_in_any_order() -> None:
+    """Two ends that came the other way round are no difference, and another content of one of them is."""
+    call = [ToolCall(id=name, name="look", arguments={"at": name}) for name in ("x", "y")]
+    asking = ModelReplied(reply=ModelReply(tool_calls=call), plans=tuple(PlannedCall(call_id=c.id) for c in call))
+    start: list[KnownEvent] = [SessionOpened(), PromptReceived(), ContextPrepared(), asking]
+    ends = [ToolFinished(call_id="x", content="1"), ToolFinished(call_id="y", content="2")]
+    there = Recording("a").play([*start, *ends]).records
+    assert compare(there, Recording("b").play([*start, *reversed(ends)]).records).ok
+    other = ToolFinished(call_id="x", content="3")
+    assert [
+        pair.kind for pair in compare(there, Recording("b").play([*start, ends[1], other]).records).differences
+    ] == ["changed"]
 
 
 async def test_as_text_and_json() -> None:
