@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TypeAlias
 
-from . import append, growth, import_time, lag, opening, rate, replay, sessions, step, turn, workers
+from . import append, forking, growth, import_time, lag, opening, rate, replay, sessions, step, turn, workers
 from .numbers import FULL, NORMAL, QUICK, Effort, Result, WrongResult
 from .report import Run, as_json, as_text, load, versions
 
@@ -27,6 +27,7 @@ BENCHMARKS: Mapping[str, Measure] = {
     "turn": turn.measure,
     "growth": growth.measure,
     "open": opening.measure,
+    "fork": forking.measure,
     "replay": replay.measure,
     "import_time": import_time.measure,
     "sessions": sessions.measure,
