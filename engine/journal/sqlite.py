@@ -68,9 +68,11 @@ class SqliteJournal:
         """Return a page of records; see `ports.Journal.read`. The offset of a line is its sequence number."""
         check_page(after, limit)
         check_id(session)
-        return await anyio.to_thread.run_sync(
-            self._query, lambda connection: page_of(connection, session, after, limit), ()
-        )
+
+        def page(connection: sqlite3.Connection) -> list[StoredLine]:
+            return page_of(connection, session, after, limit)
+
+        return await anyio.to_thread.run_sync(self._query, page, ())
 
     async def fork(self, record: TransitionRecord) -> None:
         """Begin a session after a record of another one; see `ports.Forking.fork`."""
@@ -79,7 +81,12 @@ class SqliteJournal:
     async def origin(self, session: str) -> Origin | None:
         """Return where a session was forked from; see `ports.Forking.origin`."""
         check_id(session)
-        found = await anyio.to_thread.run_sync(self._query, lambda connection: (origin_of(connection, session),), ())
+
+        def ask(connection: sqlite3.Connection) -> list[Origin]:
+            origin = origin_of(connection, session)
+            return [] if origin is None else [origin]
+
+        found = await anyio.to_thread.run_sync(self._query, ask, ())
         return found[0] if found else None
 
     async def sessions(self) -> Sequence[SessionInfo]:

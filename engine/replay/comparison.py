@@ -8,11 +8,13 @@ turns that differ are aligned record by record. May import core and errors. Must
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import groupby
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
+
+from pydantic import JsonValue
 
 from ..core.arguments import json_text
 from ..core.effects import AskUser
@@ -232,12 +234,12 @@ class _Names:
         states = [] if record.trigger == "tool_finished" else [record.source.value, record.dest.value]
         return json_text([record.trigger, *states, plain])
 
-    def _plain(self, value: Any) -> Any:
-        if isinstance(value, Mapping):
+    def _plain(self, value: JsonValue) -> JsonValue:
+        if isinstance(value, dict):
             return {name: self._field(name, item) for name, item in value.items() if name not in _MEASURED}
-        return [self._plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return [self._plain(item) for item in value] if isinstance(value, list) else value
 
-    def _field(self, name: str, item: Any) -> Any:
+    def _field(self, name: str, item: JsonValue) -> JsonValue:
         if name in _NAMES and isinstance(item, str):
             return self._known.get(item, item)
         return item if name in _VERBATIM else self._plain(item)
