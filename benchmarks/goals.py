@@ -40,9 +40,12 @@ GOALS: tuple[Goal, ...] = (
     Goal("turn.durable.ram.cpu_ratio", "the same by processor time", 12, 4),
     Goal("turn.durable.ram.commits", "commits a standard turn", None, 8),
     Goal("turn.durable.ram.bytes_above_content", "bytes a record above 1.5 × content", None, 300),
+    Goal("guards.default.cpu_share", "guards of an engine as it comes, share of a turn's overhead", 0.25, 0.15),
+    Goal("guards.all.cpu_share", "the same with every guard switched on", None, 0.25),
     Goal("growth.turn_2000.cpu_ratio", "a turn at turn 2,000, × at turn 20", 1.2, 1.1),
     Goal("growth.turn_10000.cpu_ratio", "a turn at turn 10,000, × at turn 20", None, 1.1),
     Goal("open.for_10000_turns.wall", "open a session of 10,000 turns, s", 2, 2),
+    Goal("open.by_checkpoint.wall", "the same by its checkpoint, s", 0.05, 0.05),
     Goal("fork.sqlite.last.wall", "fork at the end of a long history, SQLite, ms", 10, 10),
     Goal("replay.memory.cpu", "verified records a second a core", 40_000, 60_000, at_least=True),
     Goal("sessions.memory.share_of_floor", "1,000 sessions, tools of 10 ms, × floor", None, 0.2, at_least=True),
@@ -52,6 +55,8 @@ GOALS: tuple[Goal, ...] = (
     Goal("workers.host_kill.orphans_after_1_s", "processes left 1 s after the host was killed", 0, 0),
     Goal("rate.requests_a_useful", "50 sessions on one refusal, requests a useful one", 1.1, 1.1),
     Goal("lag.beside_sync_tool.p99", "loop lag while a sync tool sleeps, p99, ms", 50, 10),
+    Goal("inspector.of_100000.usable.wall", "a page of 100,000 records can be used, s", None, 2),
+    Goal("inspector.of_100000.filter", "a filter over 100,000 records, ms", None, 100),
     Goal("import_time.cpu_ratio", "import engine, × its five dependencies", 1.5, 1.4),
 )  # fmt: skip
 

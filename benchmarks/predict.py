@@ -1,4 +1,4 @@
-"""predict: the predictor on recorded tool sequences, beside the prototype that it has to match.
+"""predict: the predictor on recorded tool sequences, beside the prototype that it has to match; and what warming saves.
 
     python -m benchmarks.predict FOLDER [--only NAME] [--json FILE]
 
@@ -21,11 +21,13 @@ import sys
 import tempfile
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
 
 from engine.predict import END, Predictor
 
+from . import warming
 from .numbers import Number, check
 from .report import Run, as_json, as_text, load, versions
 
@@ -63,6 +65,11 @@ def measure(folder: Path, only: str = "") -> Run:
         for model, name in AHEAD.items():
             found.add(list(_hidden(folder, model, name)), ())
     found.add(_sizes(sets), ())
+    saved = warming.saved(folder, only)
+    found.add(saved.numbers, saved.notes)
+    if find_spec("xllamacpp"):
+        prefix = warming.prefix()
+        found.add(prefix.numbers, prefix.notes)
     found.notes += [f"the mean over {len(sets)} sets, each begun with an empty model", f"load at the end: {load()}"]
     return found
 
@@ -111,6 +118,7 @@ def _sizes(sets: Sequence[Path]) -> list[Number]:
         Number("predict.tenant.saved", "kB", saved / 1024),
         Number("predict.tenant.pickled", "kB", len(pickle.dumps(predictor)) / 1024),
         Number("predict.tenant.in_memory", "kB", in_memory / 1024),
+        Number("predict.tenant.at_rest", "kB", len(predictor.pack()) / 1024),
     ]
 
 

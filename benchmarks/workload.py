@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-from engine import Engine, ModelReply, ModelRequest, ToolCall, TurnResult, tool
+from engine import Engine, EngineSettings, ModelReply, ModelRequest, ToolCall, TurnResult, Usage, tool
 from engine.models import FunctionModel
 from engine.ports import Journal
 
@@ -61,8 +61,8 @@ def asked_for(turn: int, number: int, shape: Shape) -> tuple[ToolCall, ...]:
     )
 
 
-def fake_model(shape: Shape) -> Callable[[ModelRequest], Awaitable[ModelReply]]:
-    """Return the fake model of turns of this shape."""
+def fake_model(shape: Shape, usage: Usage | None = None) -> Callable[[ModelRequest], Awaitable[ModelReply]]:
+    """Return the fake model of turns of this shape; it says that each reply used so much, where that is given."""
 
     async def think(request: ModelRequest) -> ModelReply:
         results, asked = 0, ""
@@ -74,8 +74,8 @@ def fake_model(shape: Shape) -> Callable[[ModelRequest], Awaitable[ModelReply]]:
                 results += 1
         turn, number = int(asked.split()[1]), results // shape.calls
         if number < shape.rounds:
-            return ModelReply(tool_calls=asked_for(turn, number, shape))
-        return ModelReply(text=f"turn {turn}: {results} results")
+            return ModelReply(tool_calls=asked_for(turn, number, shape), usage=usage)
+        return ModelReply(text=f"turn {turn}: {results} results", usage=usage)
 
     return think
 
@@ -96,15 +96,20 @@ async def slow_lookup(q: str, n: int) -> dict[str, object]:
 TOOL_DELAY_S = 0.01
 
 
-def new_engine(shape: Shape, journal: Journal | None = None, *, slow: bool = False) -> Engine:
+def new_engine(
+    shape: Shape, journal: Journal | None = None, *, slow: bool = False, checkpoint_records: int | None = 512
+) -> Engine:
     """Return an engine for turns of this shape; everything else is left as hosts find it.
 
     Args:
         shape: of its turns.
         journal: in memory if not given.
         slow: whether tools take 10 ms (asyncio only).
+        checkpoint_records: after how many records a session that is released leaves a checkpoint.
     """
-    return Engine(model=FunctionModel(fake_model(shape)), tools=[slow_lookup if slow else lookup], journal=journal)
+    settings = EngineSettings(checkpoint_records=checkpoint_records)
+    tools = [slow_lookup if slow else lookup]
+    return Engine(model=FunctionModel(fake_model(shape)), tools=tools, journal=journal, settings=settings)
 
 
 def check_turn(result: TurnResult, turn: int, shape: Shape) -> None:

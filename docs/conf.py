@@ -52,6 +52,7 @@ nitpick_ignore_regex = [("py:.*", r"(?!engine\.).*")]
 nitpick_ignore = [
     ("py:class", "engine.tools.function.R"),
     ("py:class", "engine.core.cursor.Cursor"),
+    ("py:class", "engine.core.table.Row"),
     ("py:class", "engine.runtime.parts.Parts"),
     ("py:class", "engine.core.values._AsTuple"),
     ("py:class", "engine.core.grants._checked_pattern"),

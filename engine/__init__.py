@@ -24,7 +24,9 @@ from .ports import ModelRequest, ToolContext, ToolOutput
 from .runtime.lanes import LaneLimits
 from .runtime.parts import EngineSettings, TurnResult
 from .runtime.stats import EngineStats
+from .runtime.warm_settings import WarmSettings
 from .tools.function import tool
+from .tools.warm import Warm, WarmContext
 
 if TYPE_CHECKING:
     from .runtime.learning import Learner
@@ -54,6 +56,9 @@ __all__ = [
     "TransitionRecord",
     "TurnResult",
     "Usage",
+    "Warm",
+    "WarmContext",
+    "WarmSettings",
     "__version__",
     "tool",
 ]

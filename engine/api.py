@@ -4,18 +4,17 @@ An engine is opened with `async with` and holds sessions; a session is one conve
 everything below it. Must never hold the state of a session itself: that is the driver's.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TypedDict, Unpack
+from typing import Self, TypedDict, Unpack
 from uuid import uuid4
 
 import anyio
 from anyio.abc import TaskGroup
 
 from .core.limits import Limits
+from .core.loans import Loan, Share
 from .core.record import TransitionRecord
 from .core.redaction import Redactor
 from .core.values import check_id
@@ -30,10 +29,12 @@ from .runtime.closing import Closing, DrainReport
 from .runtime.crew import Crew
 from .runtime.dead_letters import DeadLetters
 from .runtime.driver import Driver
-from .runtime.loading import Nursery, load_driver
+from .runtime.lending import borrow, room_of
+from .runtime.loading import Nursery, load_driver, warmer_of
 from .runtime.memory import Freer
 from .runtime.monitor import Monitor, Watching
-from .runtime.opening import Who
+from .runtime.opening import Room, Who
+from .runtime.paging import House, Pager
 from .runtime.parts import EngineSettings, Learns, Parts, learner_of
 from .runtime.pipeline import ToolStats, furnish
 from .runtime.ruling import EngineRules
@@ -93,7 +94,7 @@ class Engine:
             limits=limits,
             settings=settings if redactor is None else redactor.clean(settings),
             clock=clock,
-            monitor=Monitor(Watching(limits, clock, settings.loop_limit_s, settings.stuck_after_s)),
+            monitor=Monitor(Watching(limits, clock, settings.loop_limit_s, settings.stuck_after_s, pipeline.lanes)),
             middleware=tuple(extras.get("middleware", ())),
             providers=tuple(extras.get("providers", ())),
             observers=tuple(extras.get("observers", ())),
@@ -108,15 +109,21 @@ class Engine:
         self._sessions: dict[str, Session] = {}
         self._drivers: dict[str, Driver] = {}
         self._opening = anyio.Lock()
+        self._pager = Pager(self._drivers, self._opening, settings.sessions_in_memory)
+        self._parts.monitor.freers.append(Freer("idle sessions", self._pager.page_out))
+        self._house = House(journal, self._start, self._forget, self._drivers, limits.stream_buffer)
         self._closing = self._begin()
         self._group: TaskGroup | None = None
         self._at_exit = ExitStack()
 
-    async def __aenter__(self) -> Engine:
+    async def __aenter__(self) -> Self:
         if self._group is not None:
             raise EngineClosed("this engine is already open; make another one for another `async with`")
         self._group = await anyio.create_task_group().__aenter__()
-        self._nursery = Nursery(asking_of(self._parts), Crew(self._group), self._drivers)
+        crew = Crew(self._group)
+        warmer = warmer_of(self._parts, crew, self._drivers)
+        self._nursery = Nursery(asking_of(self._parts, crew), crew, self._room, self._forget, warmer)
+        self._pager.open(self._nursery)
         self._closing = self._begin()
         if self._parts.redactor is not None:
             self._at_exit.callback(hide_in_log(self._parts.redactor))
@@ -132,6 +139,7 @@ class Engine:
             await self.shutdown(0.0 if kind else self._parts.settings.exit_grace_s)
         finally:
             self._group = None
+            self._sessions.clear()
             self._at_exit.close()
             group.cancel_scope.cancel()
             # The group is not told of the error: it would wrap it, and hosts catch JournalUnavailable, not a group.
@@ -162,7 +170,14 @@ class Engine:
         """How the calls of each tool have ended so far."""
         return self._parts.pipeline.metrics.stats()
 
-    async def open(self, session_id: str | None = None, *, takeover: bool = False, **who: Unpack[Who]) -> Session:
+    async def open(
+        self,
+        session_id: str | None = None,
+        *,
+        takeover: bool = False,
+        share: Share | None = None,
+        **who: Unpack[Who],
+    ) -> Session:
         """Return a session: a new one, or one rebuilt from its journal.
 
         A turn that was interrupted goes on in the background: finished tools are not run again, calls that never
@@ -171,32 +186,45 @@ class Engine:
         Args:
             session_id: `[A-Za-z0-9_-]{1,128}`; a new unique one if not given.
             takeover: take the session from another living writer.
+            share: what the session gets of the budgets of its parent's open turn, which must be open in this engine;
+                when it is closed at rest it gives back what it has not used. None for limits of its own.
             who: recorded with the session, see `Who`; what is not given stays as it was recorded.
 
         Raises:
             InvalidId: the id does not match.
-            UsageError: what is said about whose session it is cannot be recorded, or its parent has too many open.
+            UsageError: what is said about whose session it is cannot be recorded, its parent has too many open, or
+                cannot lend it so much.
             SessionBusy: another engine or process writes to the session.
             EngineClosed: the engine is not open.
             JournalError: the history cannot be read or does not hold.
         """
-        group = self._running_group()
+        self._running_group()
         name = uuid4().hex if session_id is None else check_id(session_id)
+        if share is None or name in self._sessions:
+            return await self._open(name, who, None, takeover=takeover)
+        parent = self._drivers.get(who.get("parent") or "")
+        return await borrow(parent, name, share, lambda loan: self._open(name, who, loan, takeover=takeover))
+
+    async def _open(self, name: str, who: Who, loan: Loan | None, *, takeover: bool) -> Session:
         async with self._opening:
             if self._closing.begun:
                 raise EngineClosed("the engine is shutting down: open the session in another engine")
             known = self._sessions.get(name)
-            if known is not None and not takeover:
-                return known
-            if known is not None:
-                # It may have lost the session to another writer: only a new claim takes it back.
-                await known.close()
-            driver = self._drivers[name] = await load_driver(self._nursery, name, who, takeover=takeover)
-            session = self._sessions[name] = Session(driver, self._parts.journal, self._start, self._forget)
-        driver.watch()
-        if driver.unfinished:
-            group.start_soon(self._go_on, driver)
-        return session
+            if known is None or takeover:
+                if known is not None:
+                    # It may have lost the session to another writer: only a new claim takes it back.
+                    await known.close()
+                driver = await load_driver(self._nursery, name, who, loan, takeover=takeover)
+                self._drivers[name] = driver
+                session = self._sessions[name] = Session(self._pager.seat(driver), self._house)
+                driver.watch()
+                if driver.unfinished:
+                    self._running_group().start_soon(self._go_on, driver)
+                elif self._nursery.warmer is not None:
+                    self._nursery.warmer.opened(name)
+                return session
+        await known.load()
+        return known
 
     async def find(self, external_id: str) -> list[str]:
         """Return the ids of the sessions that were opened with this external id, sorted. Looks through all sessions."""
@@ -218,11 +246,13 @@ class Engine:
         Such points lie between a reply and its tools, and between rounds. Turns are recorded as shut down there, or
         after `deadline_s` seconds wherever they are, and go on when their session is opened again. Idempotent.
         """
+        self._pager.close()
         return await self._closing.drain(deadline_s)
 
     def stats(self) -> EngineStats:
         """Return what the engine is doing, what the process uses, and what was noticed. Takes some 100 µs."""
-        return stats_of(self._drivers.values(), self._parts.monitor)
+        paged_out = len(self._sessions) - len(self._drivers)
+        return stats_of(self._drivers.values(), self._parts, self._nursery if self._group else None, paged_out)
 
     async def shutdown(self, grace_s: float = 0.0) -> None:
         """Let running turns end for up to `grace_s` seconds, interrupt the others, release every session. Idempotent.
@@ -234,6 +264,7 @@ class Engine:
         Raises:
             JournalUnavailable: something could not be released; everything else was.
         """
+        self._pager.close()
         await self._closing.shutdown(grace_s)
 
     def _running_group(self) -> TaskGroup:
@@ -251,13 +282,20 @@ class Engine:
     def _begin(self) -> Closing:
         return Closing(self._parts, self._drivers, self._opening, self._forget)
 
+    def _room(self, parent: str) -> Room:
+        children = [name for name, session in self._sessions.items() if session.parent == parent]
+        return room_of(self._drivers.get(parent), [self._drivers.get(name) for name in children], self._parts.limits)
+
     def _start(self, work: Callable[[], object]) -> None:
         self._running_group().start_soon(work)  # type: ignore[arg-type]
 
     def _forget(self, session_id: str) -> None:
         self._sessions.pop(session_id, None)
         self._drivers.pop(session_id, None)
+        self._pager.forget(session_id)
         self._parts.monitor.forget(session_id)
+        if self._nursery.warmer is not None:
+            self._nursery.warmer.forget(session_id)
 
 
 __all__ = ["Engine", "Extras", "Session", "Who", "read_history"]

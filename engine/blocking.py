@@ -142,6 +142,10 @@ class BlockingSession:
         """Tokens of the whole session."""
         return self._session.usage
 
+    def load(self) -> None:
+        """Bring the session back into memory, where it was paged out; see `Session.load`."""
+        _call(self._portal, self._session.load)
+
     def ask(self, prompt: str | Prompt) -> TurnResult:
         """Run one turn and return how it came to rest; see `Session.ask`. Interrupting the wait cancels the turn."""
         return _call(self._portal, lambda: self._session.ask(prompt))

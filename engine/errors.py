@@ -12,6 +12,7 @@ was attempted, what is legal there, and what to do.
     │   ├── UnknownSession          no such session in the journal
     │   ├── SessionBusy             another writer owns the session
     │   ├── InboxFull               more prompts wait than the session admits
+    │   ├── SessionPagedOut         what was asked for is not in memory
     │   ├── EngineClosed            the engine is not open
     │   ├── PlanRefused             a recovery handler decided what cannot be done
     │   ├── ToolDefinitionError     a function cannot be made a tool; a name is taken
@@ -110,6 +111,23 @@ class SessionBusy(UsageError):
         )
 
 
+class HistoryShared(UsageError):
+    """Refuse to change records that forks share. Nothing has changed.
+
+    Attributes:
+        session: whose records they are.
+        forks: the sessions that begin with them, sorted.
+    """
+
+    def __init__(self, session: str, forks: tuple[str, ...]) -> None:
+        self.session = session
+        self.forks = forks
+        super().__init__(
+            f"records of session {session!r} are also those of its forks ({', '.join(forks)}); nothing was changed: "
+            "prune each fork up to a point of its own, where it stands by itself, and then do the same again"
+        )
+
+
 class InboxFull(UsageError):
     """Refuse a prompt because as many as the session admits already wait for their turn."""
 
@@ -118,6 +136,21 @@ class InboxFull(UsageError):
         self.waiting = waiting
         super().__init__(
             f"session {session!r} already has {waiting} prompts waiting; await one of them first, or raise inbox_size"
+        )
+
+
+class SessionPagedOut(UsageError):
+    """Say that the conversation of an idle session has left memory. It comes back by itself where it can be waited for.
+
+    Attributes:
+        session: its id.
+    """
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        super().__init__(
+            f"session {session!r} was idle and has been paged out: `await session.load()` brings it back, and so does "
+            "every prompt; what is needed without waiting is read right after it"
         )
 
 

@@ -3,10 +3,7 @@
 Anything that satisfies a Protocol can be plugged in; nothing has to be inherited. May import the core and errors only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -129,8 +126,7 @@ class ToolContext(NamedTuple):
         self.emit(ToolProgress(self.call_id, text))
 
 
-@dataclass(frozen=True, slots=True)
-class ToolOptions:
+class ToolOptions(NamedTuple):
     """How a tool may be run. `conflict_key` is a format string over its arguments, such as `account:{account_id}`.
 
     `on_failure` says what a failure or timeout leads to: the model is told; the call is run again first, which takes an

@@ -660,6 +660,36 @@ async def test_context_provider_that_fails_fails_the_turn() -> None:
         await check_usable(session)
 
 
+async def test_a18_a_context_provider_has_its_own_time() -> None:
+    """A provider that gives nothing in time fails the turn, and says so; the next turn asks it again."""
+
+    class Provider:
+        """Hangs the first time."""
+
+        def __init__(self) -> None:
+            self.asked = 0
+            self.cancelled = False
+
+        async def provide(self, session: str, messages: object) -> list[Any]:
+            self.asked += 1
+            if self.asked == 1:
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    self.cancelled = True
+            return []
+
+    provider = Provider()
+    async with Engine(model=fine(), providers=[provider], limits=Limits(provider_timeout_s=0.02)) as engine:
+        session = await engine.open("s")
+        with anyio.fail_after(30):
+            result = await session.ask("go")
+        assert (result.outcome, result.reason) == (Outcome.FAILED, "a context provider gave nothing within 0.02 s")
+        assert provider.cancelled
+        await check_usable(session)
+        assert provider.asked == 2
+
+
 # --- limits of time, without waiting for them -------------------------------------------------------------------------
 
 

@@ -79,7 +79,7 @@ def test_made_history_is_what_a_live_run_records(shape: Shape) -> None:
         for record in records:
             event = record.event
             if isinstance(event, ToolFinished):
-                told.append((event.call_id, event.model_copy(update={"duration_s": 0.0})))
+                told.append((event.call_id, event.model_copy(update={"duration_s": 0.0, "started_at": None})))
             else:
                 told.append(("", (record.source, record.dest, event, record.effects)))
         ends = sorted(str(item) for item in told if item[0])

@@ -1,13 +1,23 @@
-"""Cancellation at every scheduling point: nothing is left half-done, no place is lost, and the session goes on."""
+"""Cancellation at every scheduling point: nothing is left half-done, no place is lost, and the session goes on.
+
+A point is one time that the event loop lets a task run; a scene is cut at point 1, 2, 3 … until it ends uncut. How many
+tools may run at once changes the schedule, so a test keeps to one number for all of its points; together the tests go
+through 1, 2 and 3. With HYPOTHESIS_PROFILE=thorough each of them does.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import count
+from typing import NamedTuple, Protocol
 
 import anyio
 import anyio.lowlevel
+import psutil
 import pytest
 import trio
 
@@ -39,26 +49,69 @@ MOST_STEPS = 600
 every_scene = pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name.replace(" ", "-"))
 
 
-Interrupt = Callable[[Scene, Session, int], Awaitable[bool]]
+class Interrupt(Protocol):
+    """Plays a scene and cuts it at one step; returns whether that was reached."""
+
+    async def __call__(self, scene: Scene, session: Session, step: int) -> bool: ...
 
 
-async def check_every_step(scene: Scene, interrupt: Interrupt, slow: bool = False) -> None:
-    """Interrupt the scene at step 1, 2, 3 … until it ends untouched, and check everything after each."""
+THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+
+
+class Held(NamedTuple):
+    """What the process holds that an engine could have left behind (I13)."""
+
+    tasks: frozenset[int]
+    threads: tuple[str, ...]
+    children: tuple[int, ...]
+    descriptors: int
+
+    @classmethod
+    def now(cls) -> Held:
+        """Look; threads that anyio and trio keep for the next call are nobody's."""
+        names = sorted(thread.name for thread in threading.enumerate())
+        return cls(
+            frozenset(task.id for task in anyio.get_running_tasks()),
+            tuple(name for name in names if not name.startswith(("AnyIO worker", "Trio thread"))),
+            tuple(child.pid for child in psutil.Process().children()),
+            psutil.Process().num_fds(),
+        )
+
+
+async def check_every_step(
+    scene: Scene, interrupt: Interrupt, places: int, journals: Callable[[], Journal] = MemoryJournal
+) -> None:
+    """Interrupt the scene at step 1, 2, 3 … until it ends untouched, check everything after each, and that nothing is
+    left in the end.
+    """
+    before = Held.now()
+    for allowed in (1, 2, 3) if THOROUGH else (places,):
+        limits = Limits(max_concurrent_tools=allowed, backoff_base_s=0)
+        for step in count(1):
+            assert step < MOST_STEPS
+            if not await check_step(scene, partial(interrupt, scene, step=step), limits, journals()):
+                break
+    assert Held.now() == before
+
+
+async def check_step(
+    scene: Scene, interrupt: Callable[[Session], Awaitable[bool]], limits: Limits, journal: Journal
+) -> bool:
+    """Interrupt the scene at one step and check everything; return whether it was reached."""
     before = {task.id for task in anyio.get_running_tasks()}
-    for step in count(1):
-        assert step < MOST_STEPS
-        journal = YieldingJournal(MemoryJournal()) if slow else MemoryJournal()
-        limits = Limits(max_concurrent_tools=1 + step % 3, backoff_base_s=0)
-        policy = Verdicts(ask="ask")
-        tools = World(journal).tools()
-        async with Engine(model=model_of(scene), tools=tools, journal=journal, limits=limits, policy=policy) as engine:
-            session = await engine.open("s")
-            reached = await interrupt(scene, session, step)
-            await check_usable(session, journal)
-        # Nothing that the engine started outlives it (I13).
-        assert {task.id for task in anyio.get_running_tasks()} <= before
-        if not reached:
-            return
+    policy, tools = Verdicts(ask="ask"), World(journal).tools()
+    async with Engine(model=model_of(scene), tools=tools, journal=journal, limits=limits, policy=policy) as engine:
+        session = await engine.open("s")
+        reached = await interrupt(session)
+        await check_usable(session, journal)
+    # Nothing that the engine started outlives it (I13).
+    assert {task.id for task in anyio.get_running_tasks()} <= before
+    return reached
+
+
+def slow() -> Journal:
+    """Return a journal that takes its time."""
+    return YieldingJournal(MemoryJournal())
 
 
 async def check_usable(session: Session, journal: Journal) -> None:
@@ -111,40 +164,40 @@ async def by_trio(scene: Scene, session: Session, step: int) -> bool:
 @every_scene
 async def test_f1_m11_cancelled_scope_leaves_terminal_records(scene: Scene) -> None:
     """Wherever the scope around a turn is cancelled, every started call ends on record and the session is usable."""
-    await check_every_step(scene, by_scope)
+    await check_every_step(scene, by_scope, 2)
 
 
 @every_scene
 async def test_f1_m11_cancellation_around_an_append_loses_nothing(scene: Scene) -> None:
     """A journal that takes its time can be cancelled right before and right after each append: the same holds."""
-    await check_every_step(scene, by_scope, slow=True)
+    await check_every_step(scene, by_scope, 1, slow)
 
 
 @every_scene
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_f1_m11_native_cancellation_around_an_append_loses_nothing(scene: Scene) -> None:
     """The same with asyncio's own cancellation, which no shield of anyio holds off."""
-    await check_every_step(scene, by_task, slow=True)
+    await check_every_step(scene, by_task, 3, slow)
 
 
 @every_scene
 async def test_f1_m11_session_cancel_leaves_terminal_records(scene: Scene) -> None:
     """Wherever `session.cancel` strikes, every started call ends on record and the session is usable."""
-    await check_every_step(scene, by_session)
+    await check_every_step(scene, by_session, 3)
 
 
 @every_scene
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_f1_m11_native_task_cancel_leaves_terminal_records(scene: Scene) -> None:
     """What asyncio's own `task.cancel` hits is closed as well; no scope of anyio is involved."""
-    await check_every_step(scene, by_task)
+    await check_every_step(scene, by_task, 1)
 
 
 @every_scene
 @pytest.mark.parametrize("anyio_backend", ["trio"])
 async def test_f1_m11_native_trio_scope_leaves_terminal_records(scene: Scene) -> None:
     """A scope of trio's own cancels a turn as well as one of anyio's."""
-    await check_every_step(scene, by_trio)
+    await check_every_step(scene, by_trio, 1)
 
 
 @tool

@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parent / "golden" / "exports.txt"
 MODULES = ("engine", "engine.journal", "engine.models", "engine.predict", "engine.replay", "engine.testing")
 EXTRAS = (
     "httpx2", "xllamacpp", "rich", "matplotlib", "openai", "anthropic", "mcp", "dbos", "psycopg", "opentelemetry",
-    "starlette",
+    "starlette", "uvicorn", "watchfiles",
 )  # fmt: skip
 NOT_FOR_PRODUCTION = ("pytest", "hypothesis", "trio")
 

@@ -1,4 +1,7 @@
-"""The four headline limits: each fires, at its default or one set on purpose, and the session is usable afterwards."""
+"""The headline limits: each fires, at its default or one set on purpose, and the session is usable afterwards.
+
+`max_memory_mb` fires in tests/runtime/test_monitor.py, with real memory.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ import anyio
 import pytest
 
 from engine import Engine, Limits, ModelReply, ModelRequest, Outcome, Session, State, ToolStatus, TransitionRecord, tool
+from engine.api import Extras
 from engine.core.notices import Notice
 from engine.models import FunctionModel
+from engine.ports import Middleware
 from engine.testing.scheduling import virtual_time
 from tests.runtime.scenes import call, calls, check_closed, history
 
@@ -33,14 +38,17 @@ def model_of(reply: ModelReply) -> FunctionModel:
 
 
 class Threads:
-    """Threads that outlive their calls: each ends when the record of its timeout is durable, and no earlier.
+    """Threads that outlive their calls: each ends when the record of its timeout is durable, and no earlier. Then it
+    stays for a moment longer: one thread too many would be seen beside it.
 
     Attributes:
         most: how many lived at the same time, at most.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, cap: int) -> None:
         self.most = self._live = 0
+        self._cap = cap
+        self._crowd = threading.Event()
         self._lock = threading.Lock()
         self._gates = [threading.Event() for _ in range(total)]
 
@@ -48,7 +56,10 @@ class Threads:
         with self._lock:
             self._live += 1
             self.most = max(self.most, self._live)
+            if self._live > self._cap:
+                self._crowd.set()
         self._gates[n].wait(60)
+        self._crowd.wait(0.1)
         with self._lock:
             self._live -= 1
 
@@ -65,7 +76,12 @@ class Threads:
 @pytest.mark.parametrize("cap", [2, Limits().max_concurrent_tools])
 async def test_v16_f5_max_concurrent_tools_counts_threads_until_they_end(cap: int) -> None:
     """Eight sync tools that time out and go on: never more threads live than the cap says, and all eight are run."""
-    threads = Threads(8)
+    await check_live_threads(cap)
+
+
+async def check_live_threads(cap: int, *middleware: Middleware) -> None:
+    """Run the eight tools and count."""
+    threads = Threads(8, cap)
 
     @tool(effect="read", timeout_s=0.02)
     def stuck(n: int) -> None:
@@ -73,7 +89,8 @@ async def test_v16_f5_max_concurrent_tools_counts_threads_until_they_end(cap: in
 
     model = model_of(ModelReply(tool_calls=[call("stuck", f"c{n}", n=n) for n in range(8)]))
     limits = Limits(max_concurrent_tools=cap)
-    async with Engine(model=model, tools=[stuck], limits=limits, observers=[threads]) as engine:
+    around: Extras = {"observers": [threads], "middleware": middleware}
+    async with Engine(model=model, tools=[stuck], limits=limits, **around) as engine:
         session = await engine.open("s")
         with anyio.fail_after(60):
             result = await session.ask("go")
@@ -98,6 +115,30 @@ def test_v16_a10_max_execution_time_ends_the_turn(backend: Literal["asyncio", "t
             assert anyio.current_time() - began_s == pytest.approx(300)
             assert (result.outcome, result.reason) == (Outcome.FAILED, "the turn ran longer than 300 s")
             assert [made.status for made in result.tool_calls] == [ToolStatus.CANCELLED] * 2
+            await check_usable(engine, session)
+
+    name, options = virtual_time(backend)
+    anyio.run(main, backend=name, backend_options=options)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_v16_max_tool_retries_ends_the_attempts(backend: Literal["asyncio", "trio"]) -> None:
+    """A tool that never succeeds runs once and three times more, by the default; then the model is told."""
+
+    async def main() -> None:
+        runs = 0
+
+        @tool(effect="read", on_failure="retry")
+        async def flaky() -> None:
+            nonlocal runs
+            runs += 1
+            raise ConnectionError("no answer")
+
+        async with Engine(model=model_of(calls("flaky")), tools=[flaky]) as engine:
+            session = await engine.open("s")
+            result = await session.ask("go")
+            assert runs == 1 + Limits().max_tool_retries == 4
+            assert (result.outcome, result.tool_calls[0].status) == (Outcome.COMPLETED, ToolStatus.FAILED)
             await check_usable(engine, session)
 
     name, options = virtual_time(backend)

@@ -40,7 +40,7 @@ NEIGHBOURS = {
 
 CORE_ALLOWED = {
     "__future__", "abc", "bisect", "collections", "copy", "dataclasses", "enum", "functools", "hashlib", "heapq",
-    "itertools", "json", "math", "operator", "pydantic", "re", "string", "types", "typing",
+    "itertools", "json", "math", "operator", "pydantic", "re", "string", "types", "typing", "zlib",
 }  # fmt: skip
 """Everything a pure module may import; no clock, randomness, file, thread or logger is among it."""
 
@@ -52,6 +52,9 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "transitions": ("core.table", "inspect.diagram"),
     "structlog": ("log",),
     "psutil": ("journal", "runtime", "tools", "cli"),
+    "starlette": ("inspect.live",),
+    "uvicorn": ("inspect.live",),
+    "watchfiles": ("cli.following",),
     "argparse": ("cli", "__main__"),
     # anyio has no word for two things: whether a task is really being cancelled, and waking a loop from any thread.
     "asyncio": ("testing", "tools.function", "tools.threads", "journal._thread", "runtime.bell"),

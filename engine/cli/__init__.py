@@ -15,7 +15,22 @@ from typing import NamedTuple
 
 from .._version import __version__
 from ..errors import EngineError, JournalTooNew, NotAJournal, UsageError
-from . import demo, differences, doctor, exchange, forks, graph, histories, predict, stats, talk
+from . import (
+    check,
+    demo,
+    differences,
+    doctor,
+    exchange,
+    forks,
+    graph,
+    histories,
+    inspecting,
+    keeping,
+    predict,
+    search,
+    stats,
+    talk,
+)  # fmt: skip
 from .terminal import Screen, complain
 
 
@@ -42,7 +57,14 @@ _COMMANDS = (
         differences.diff,
     ),
     _Command("fork", "a session that begins with the records of another", forks.add_fork_options, forks.fork),
+    _Command(
+        "inspect", "look at a history: a page, a trace, a diagram", inspecting.add_inspect_options, inspecting.inspect
+    ),
+    _Command("check", "rules about the order of events, over a journal", check.add_check_options, check.check),
+    _Command("search", "the records that are about something", search.add_search_options, search.find),
     _Command("stats", "what histories add up to", stats.add_stats_options, stats.stats),
+    _Command("redact", "take a value out of histories", keeping.add_redact_options, keeping.redact_value),
+    _Command("prune", "drop old records of histories", keeping.add_prune_options, keeping.prune_histories),
     _Command("predict", "learn which tools follow which, and say so", predict.add_predict_options, predict.predict),
     _Command("import", "chat logs into a journal", exchange.add_import_options, exchange.import_log),
     _Command(

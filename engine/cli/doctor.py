@@ -29,7 +29,7 @@ from ..tools.workers import Strength, strength
 from .terminal import Screen, safe
 
 REQUIRED = ("anyio", "psutil", "pydantic", "structlog", "transitions")
-EXTRAS = {"http": "httpx2", "local": "xllamacpp", "cli": "rich", "plot": "matplotlib"}
+EXTRAS = {"http": "httpx2", "local": "xllamacpp", "cli": "rich", "plot": "matplotlib", "ui": "uvicorn"}
 
 _FSYNCS = 16
 _OLDEST_SQLITE = (3, 35, 0)

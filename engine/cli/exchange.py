@@ -8,25 +8,36 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 
 from ..core.values import JsonObject
-from ..errors import UsageError
+from ..errors import ImportRefused, UsageError
 from ..journal import JsonlJournal, SqliteJournal, open_journal
 from ..ports import Journal
 from ..replay import ImportReport, copy_journal, export_chats, import_chats
+from ..replay.anthropic_chats import converted, to_anthropic
+from ..replay.importing import Source
 from ..runtime.clock import SystemClock
 from .histories import chosen_sessions, existing_journal
 from .signals import Interrupts, run_command
 from .terminal import Progress, Screen, complain, progress, safe
+
+_CHATS = ("openai", "anthropic")
+"""Formats of chat logs; the others copy records."""
 
 
 def add_import_options(parser: ArgumentParser) -> None:
     """Add the options of `import`."""
     parser.add_argument("file", metavar="FILE", help="a chat log: JSON lines with `id` and `messages`")
     parser.add_argument("--journal", metavar="J", required=True, help="the journal to add the sessions to")
+    parser.add_argument(
+        "--format", choices=("openai", "anthropic"), default="openai", help="of the log (default: %(default)s)"
+    )
     parser.add_argument("--skip-bad", action="store_true", help="go on after a line that cannot be imported")
 
 
@@ -35,8 +46,8 @@ def add_export_options(parser: ArgumentParser) -> None:
     parser.add_argument("--journal", metavar="J", required=True, help="the journal to export from")
     parser.add_argument("session", nargs="?", metavar="SESSION", help="for openai: one session (default: all of them)")
     parser.add_argument(
-        "--format", choices=("openai", "jsonl", "sqlite"), default="openai",
-        help="openai: a chat log; jsonl or sqlite: the same records in another journal (default: %(default)s)",
+        "--format", choices=("openai", "anthropic", "jsonl", "sqlite"), default="openai",
+        help="openai, anthropic: a chat log; jsonl, sqlite: the same records in another journal (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--output", metavar="FILE", required=True,
@@ -60,14 +71,14 @@ def export(options: Namespace, screen: Screen) -> int:
     target = Path(options.output)
     if target.is_dir() or target.resolve() == Path(options.journal).resolve():
         raise UsageError(f"--output {options.output!r} must name a file other than the journal")
-    if options.format != "openai" and options.session is not None:
+    if options.format not in _CHATS and options.session is not None:
         raise UsageError(f"--format {options.format} copies whole journals; leave {options.session!r} out")
     if options.format == "jsonl" and target.suffix != ".jsonl":
         raise UsageError("--format jsonl writes one file: give --output a name ending in .jsonl")
 
     async def work(interrupts: Interrupts) -> int:
         async with existing_journal(options.journal) as journal:
-            if options.format == "openai":
+            if options.format in _CHATS:
                 return await _export_chats(options, screen, journal)
             return await _copy(options, screen, journal)
 
@@ -79,9 +90,16 @@ async def _import(options: Namespace, screen: Screen) -> int:
     try:
         with progress("import") as show:
             seen = _Increments(show)
-            report = await import_chats(
-                options.file, journal, clock=SystemClock(), progress=seen.take, skip_bad=options.skip_bad
-            )
+            refused: list[ImportRefused] = []
+            with ExitStack() as stack:
+                source: Source = options.file
+                if options.format == "anthropic":
+                    lines = stack.enter_context(Path(options.file).open("rb"))  # noqa: ASYNC230 - a log is read as it goes
+                    source = converted(lines, refused if options.skip_bad else None)
+                report = await import_chats(
+                    source, journal, clock=SystemClock(), progress=seen.take, skip_bad=options.skip_bad
+                )
+            report = replace(report, refused=(*report.refused, *refused))
     finally:
         await journal.aclose()
     for refusal in report.refused:
@@ -112,12 +130,21 @@ async def _export_chats(options: Namespace, screen: Screen, journal: Journal) ->
         async with await part.open("w", encoding="ascii") as file:
             with progress("export") as show:
                 async for chat in export_chats(journal, await chosen_sessions(journal, options.session)):
-                    await file.write(json.dumps(chat) + "\n")
+                    await file.write(json.dumps(_written(chat, options.format)) + "\n")
                     sessions += 1
                     messages += len(chat["messages"])
                     show(1)
         await part.replace(target)
     return _exported(screen, {"sessions": sessions, "messages": messages, "output": options.output})
+
+
+def _written(chat: dict[str, Any], form: str) -> dict[str, Any]:
+    if form == "openai":
+        return chat
+    try:
+        return to_anthropic(chat)
+    except ValueError as error:
+        raise UsageError(f"conversation {chat['id']!a}: {error}; nothing was written") from error
 
 
 async def _copy(options: Namespace, screen: Screen, journal: Journal) -> int:

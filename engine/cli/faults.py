@@ -1,183 +1,114 @@
 """`demo --faults`: one turn through every fault, each with what the engine does about it.
 
-A scene is a model that is told what to do, the tools it needs and the limits that it runs into; what is printed are the
-engine's own records. Each scene ends with a claim that is checked, and with one more turn: whatever happened, the
-session is usable. May import the public surface and its neighbours. Must never need a network or sleep longer than a
-person watches.
+Plays the scenes of `fault_scenes` on the real engine; what is printed are its own records. Each scene ends with a claim
+that is checked, and with one more turn: whatever happened, the session is usable and its history verifies. May import
+the public surface and its neighbours. Must never need a network or sleep longer than a person watches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
-import anyio
 from pydantic import JsonValue
 
 from ..api import Engine, Extras
-from ..core.limits import Limits
-from ..core.notices import Notice
 from ..core.record import TransitionRecord
-from ..core.values import ModelReply, Outcome, State, ToolCall
-from ..errors import ModelError
-from ..journal import MemoryJournal
+from ..core.session import Session
+from ..core.step import advance
+from ..core.values import JsonObject
 from ..models.scripted import ScriptedModel
 from ..replay.verification import verify_journal
-from ..runtime.parts import TurnResult
-from ..tools.function import tool
-from ..tools.policy import RulePolicy
-from .story import Storyteller
+from ..tools.workers import strength
+from .fault_scenes import Scene, Told, scenes
+from .fault_stage import LogLines, Seen, SmallDisk, Stage
 from .terminal import Screen, safe
 
-Script = Sequence[ModelReply | ToolCall | list[ToolCall] | str | Exception]
+STILL_HERE = "Still here."
+"""What the model says in the turn after each scene."""
 
 
-@dataclass(frozen=True)
-class Scene:
-    """One fault.
+class _MeteredScript(ScriptedModel):
+    """A script whose requests count against a quota, as those of a provider do."""
 
-    `script` is what the model says, `claim` what must be true of the turn in the end, `said` the claim in words.
-    """
-
-    title: str
-    script: Script
-    claim: Callable[[TurnResult], bool]
-    said: str
-    limits: Limits | None = None
-    policy: RulePolicy | None = None
+    quota_key = "a provider"
 
 
-def scenes() -> tuple[Scene, ...]:
-    """Return every scene, in the order they are shown."""
-    return (
-        Scene(
-            "A tool that does not come back is stopped at its deadline; the model is told",
-            [call("hang"), "I could not find out."],
-            lambda result: result.tool_calls[0].status == "timed_out" and result.outcome is Outcome.COMPLETED,
-            "the call timed out, the turn completed",
-        ),
-        Scene(
-            "A provider asks to wait: nothing is sent before that, and the interrupted step is resumed",
-            [ModelError("429: slow down", kind="rate_limit", retry_after_s=0.3), "Here I am."],
-            lambda result: result.text == "Here I am." and result.duration_s >= 0.3,
-            "the question was asked again after the wait, once",
-        ),
-        Scene(
-            "A model that fails is asked again, with a back-off, a bounded number of times",
-            [ModelError("502: bad gateway", retryable=True), "Second try."],
-            lambda result: result.text == "Second try.",
-            "the second attempt answered",
-            Limits(backoff_base_s=0.5),
-        ),
-        Scene(
-            "An empty reply is a fault, not an answer",
-            [ModelReply(), "Now with words."],
-            lambda result: result.text == "Now with words.",
-            "it was asked again",
-        ),
-        Scene(
-            "A model that goes round in circles is told, then refused, then stopped",
-            [call("look")] * 5,
-            lambda result: result.outcome is Outcome.FAILED and "circles" in result.reason,
-            "the fifth identical call ended the turn",
-        ),
-        Scene(
-            "Arguments that cannot be read go back with the exact complaint, a bounded number of times",
-            [ModelReply(tool_calls=[ToolCall(id="c1", name="look", arguments_text="{oops")])] * 3,
-            lambda result: result.outcome is Outcome.FAILED and result.tool_calls[0].error == "malformed_arguments",
-            "the third malformed call in a row ended the turn",
-        ),
-        Scene(
-            "A turn that takes too long is ended at its limit",
-            [call("hang")],
-            lambda result: result.outcome is Outcome.FAILED and "longer than" in result.reason,
-            "the limit held",
-            Limits(max_execution_time_s=0.2),
-        ),
-        Scene(
-            "A write needs a person; nobody answers in time, so the answer is no",
-            [call("pay"), "Then not."],
-            lambda result: result.tool_calls[0].status == "denied" and result.outcome is Outcome.COMPLETED,
-            "nothing was paid",
-            Limits(approval_timeout_s=0.2),
-            RulePolicy(["allow look"]),
-        ),
-    )
+async def tell_faults(screen: Screen, chosen: Sequence[Scene] | None = None) -> tuple[bool, list[JsonValue]]:
+    """Play scenes.
 
-
-async def tell_faults(screen: Screen) -> tuple[bool, list[JsonValue]]:
-    """Play every scene.
+    Args:
+        screen: where they are shown.
+        chosen: which; all of them if not given.
 
     Returns:
-        Whether every claim held, and one object a scene.
+        Whether every claim held, and one object a scene: its title, whether its claim holds, and the faults on record.
     """
     report: list[JsonValue] = []
     all_held = True
-    for number, scene in enumerate(scenes(), 1):
-        screen.heading(f"{number}  {scene.title}")
-        screen.line()
-        held = await _play(scene, screen)
-        mark = screen.paint("✓", "green") if held else screen.paint("✗ does not hold:", "red")
-        screen.line(f"  {mark} {safe(scene.said)}; the next turn was answered; the history verifies")
-        report.append({"scene": scene.title, "holds": held})
-        all_held &= held
+    group = ""
+    with _log_shown(screen):
+        for number, scene in enumerate(chosen or scenes(), 1):
+            if scene.group != group:
+                group = scene.group
+                screen.heading(screen.paint(f"── {group} ──", "cyan"))
+            screen.heading(f"{number:>2}  {scene.title}")
+            screen.line()
+            told = await _tell(scene, screen)
+            report.append(told)
+            all_held &= told["holds"] is not False
+    screen.line()
+    held = sum(isinstance(told, dict) and told["holds"] is True for told in report)
+    screen.line(f"{held} of {len(report)} claims hold; after each scene the same session answered the next prompt.")
     return all_held, report
 
 
-async def _play(scene: Scene, screen: Screen) -> bool:
-    journal, rest = MemoryJournal(), _Rest()
-    extras: Extras = {"observers": [Storyteller(screen), rest]}
+async def _tell(scene: Scene, screen: Screen) -> JsonObject:
+    if scene.in_workers and strength().memory == "advisory":
+        screen.line("  not shown: this system forks no worker processes")
+        return {"scene": scene.title, "holds": None, "faults": []}
+    held, faults = await _play(scene, screen)
+    mark = screen.paint("✓", "green") if held else screen.paint("✗ does not hold:", "red")
+    screen.line(f"  {mark} {safe(scene.said)}; the next turn was answered; the history verifies")
+    return {"scene": scene.title, "holds": held, "faults": list[JsonValue](faults)}
+
+
+async def _play(scene: Scene, screen: Screen) -> tuple[bool, list[str]]:
+    seen, disk = Seen(screen), SmallDisk(full=scene.full_disk)
+    extras: Extras = {"observers": [seen], "settings": scene.settings}
     if scene.policy is not None:
         extras["policy"] = scene.policy
-    model = ScriptedModel([*scene.script, "Still here."])
-    async with Engine(model=model, tools=(hang, look, pay), journal=journal, limits=scene.limits, **extras) as engine:
-        session = await engine.open("faults")
-        result = await session.ask("go")
-        if result.outcome is Outcome.WAITING:
-            await rest.ended.wait()
-            result = await session.result()
-        again = await session.ask("and now?")
-    (verification,) = await verify_journal(journal)
-    return scene.claim(result) and again.text == "Still here." and verification.ok
+    model = (_MeteredScript if scene.metered else ScriptedModel)([*scene.script, STILL_HERE])
+    async with Engine(model=model, tools=scene.tools, journal=disk, limits=scene.limits, **extras) as engine:
+        stage = Stage(engine, await engine.open("faults"), seen, screen, disk)
+        result = await scene.host(stage)
+        told = Told(result, tuple(seen.records), tuple(seen.processes), engine.stats())
+        seen.telling = False
+        again = await stage.session.ask("and now?")
+        scene.afterwards()
+    (verification,) = await verify_journal(disk)
+    held = scene.claim(told) and again.text == STILL_HERE and verification.ok
+    return held, faults_of(told.records)
 
 
-class _Rest:
-    """Tells when a turn has ended. An observer."""
-
-    def __init__(self) -> None:
-        self.ended = anyio.Event()
-
-    def on_record(self, record: TransitionRecord) -> None:
-        """Look at where the record leads."""
-        if record.dest is State.IDLE and record.trigger != "session_opened":
-            self.ended.set()
-
-    def on_notice(self, session: str, notice: Notice) -> None:
-        """Look away."""
+def faults_of(records: Sequence[TransitionRecord]) -> list[str]:
+    """Return the kinds of the faults that a session went through, in the order in which they struck first."""
+    session, kinds = Session(records[0].session), dict[str, None]()
+    for record in records:
+        session = advance(session, record)
+        if session.turn is not None and session.turn.fault is not None:
+            kinds[session.turn.fault.kind] = None
+    return list(kinds)
 
 
-# --- the tools --------------------------------------------------------------------------------------------------------
-
-
-@tool(effect="read", timeout_s=0.2)
-async def hang() -> str:
-    """Wait for something that never comes."""
-    await anyio.sleep_forever()
-    return "never"
-
-
-@tool(effect="read")
-async def look() -> str:
-    """Look at something that never changes."""
-    return "as before"
-
-
-@tool
-async def pay(amount: int = 1) -> str:
-    """Pay."""
-    return f"paid {amount}"
-
-
-def call(name: str, **arguments: JsonValue) -> ToolCall:
-    """Return what the model asks for."""
-    return ToolCall(id=f"call_{name}", name=name, arguments=arguments)
+@contextmanager
+def _log_shown(screen: Screen) -> Generator[None]:
+    """Show the engine's log among the records, and nowhere else."""
+    handler = LogLines(screen)
+    engine_log = logging.getLogger("engine")
+    engine_log.addHandler(handler)
+    try:
+        yield
+    finally:
+        engine_log.removeHandler(handler)

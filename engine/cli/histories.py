@@ -128,7 +128,7 @@ def replay(options: Namespace, screen: Screen) -> int:
 def _report(found: Checked, screen: Screen) -> None:
     findings: list[JsonObject] = []
     for check in found.checks:
-        for unknown in check.unknown:
+        for unknown in (*check.rewritten, *check.unknown):
             screen.line(screen.paint(f"{safe(check.session)}:{unknown.seq}: {safe(unknown.text)}", "yellow"))
         for finding in check.diverged:
             place = "" if finding.offset is None else f" (at {finding.offset})"
@@ -171,7 +171,7 @@ async def _show_state(options: Namespace, screen: Screen) -> int:
     for message in session.messages():
         calls = "  ".join(shown_call(call) for call in message.tool_calls)
         screen.line(f"  {message.role:<10} {safe(' '.join(part for part in (message.text, calls) if part))}")
-    for call in session.turn.batch.calls if session.turn and session.turn.batch else ():
+    for call in session.open_calls:
         screen.line(f"  {call.status.value:<10} {safe(shown_call(call.call))}")
     for request in session.pending:
         screen.line(f"  waits for  {safe(request.text)}")

@@ -11,12 +11,16 @@ from typing import assert_never
 from pydantic import JsonValue
 
 from ..core.events import (
+    HISTORY_PRUNED,
+    BudgetLent,
+    BudgetSettled,
     ContextPrepared,
     Faulted,
     GrantRevoked,
     LateResult,
     ModelReplied,
     PromptReceived,
+    RecordsRewritten,
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
@@ -195,9 +199,23 @@ class Storyteller:
 
 
 _Remarkable = (
-    SessionOpened | SessionForked | ContextPrepared | UserAnswered | GrantRevoked | Faulted | RecoveryPlanned
-    | Recovered | RecoveryNeedsUser | RecoveryFailed | TurnCancelled | ShutdownRequested | UnknownEvent
+    SessionOpened | SessionForked | ContextPrepared | UserAnswered | GrantRevoked | BudgetLent | BudgetSettled | Faulted
+    | RecoveryPlanned | Recovered | RecoveryNeedsUser | RecoveryFailed | TurnCancelled | RecordsRewritten
+    | ShutdownRequested | UnknownEvent
 )  # fmt: skip
+
+
+def _remark_on_loan(event: BudgetLent | BudgetSettled) -> str:
+    if isinstance(event, BudgetLent):
+        return f"to {event.child}"
+    return f"{event.spent.tokens} tokens and {event.spent.tool_calls} tool calls were used of a loan"
+
+
+def _remark_on_history(event: SessionForked | RecordsRewritten) -> str:
+    if isinstance(event, SessionForked):
+        return f"{event.session} from {event.parent}"
+    places = ", ".join(str(record.seq) for record in event.records)
+    return f"{event.action}: {places}{f', {event.reason}' if event.reason else ''}"
 
 
 def _remark(event: _Remarkable) -> str:
@@ -210,8 +228,10 @@ def _remark(event: _Remarkable) -> str:
             return f"{'yes' if event.approve else 'no'}{f', {event.text}' if event.text else ''}"
         case GrantRevoked():
             return event.grant_id
-        case SessionForked():
-            return f"{event.session} from {event.parent}"
+        case SessionForked() | RecordsRewritten():
+            return _remark_on_history(event)
+        case BudgetLent() | BudgetSettled():
+            return _remark_on_loan(event)
         case TurnCancelled() | ShutdownRequested():
             return event.reason
         case ContextPrepared():
@@ -221,6 +241,6 @@ def _remark(event: _Remarkable) -> str:
         case SessionOpened() | RecoveryNeedsUser() | RecoveryFailed():
             return ""
         case UnknownEvent():
-            return "an event of a newer release"
+            return "pruned up to here" if event.kind == HISTORY_PRUNED else "an event of a newer release"
         case _:
             assert_never(event)

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from argparse import ArgumentParser, Namespace
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager
 from functools import partial
@@ -31,8 +31,8 @@ from .story import Storyteller
 from .terminal import Screen, safe
 from .world import World
 
-_DRAIN_S = 10.0
-"""How long a signal waits for the reply or the tools that are under way."""
+_DRAIN_S = 5.0
+"""How long a signal waits for the reply or the tools that are under way: half of what supervisors commonly give."""
 
 _LINE_BYTES = 1 << 20
 """A line that is longer is taken in pieces."""
@@ -96,8 +96,7 @@ async def _run(options: Namespace, screen: Screen, interrupts: Interrupts) -> in
         interrupts.take = None
         _answer(screen, session, result)
         if result.outcome is Outcome.INTERRUPTED:
-            command = f"agent-engine run --journal {options.journal} --session {session.id}"
-            screen.line(f"it goes on with: {safe(command)}")
+            _say_how_to_go_on("run", options, screen, session)
     screen.result(_as_json(session, result))
     return 0 if result.outcome is Outcome.COMPLETED else 1
 
@@ -122,9 +121,13 @@ def _stop(engine: Engine, screen: Screen, interrupts: Interrupts, number: int) -
 async def _chat(options: Namespace, screen: Screen, interrupts: Interrupts) -> int:
     prompt = screen.paint("you    ", "bold") if sys.stdin.isatty() and not screen.json_only else ""
     turns, failed = 0, 0
-    async with _session(options, screen) as (_, session), _lines() as lines:
+    async with _session(options, screen) as (engine, session), _lines() as lines:
+        stop = partial(_stop, engine, screen, interrupts)
         screen.line(f"session {session.id}; end with Ctrl-D, cancel a turn with Ctrl-C")
-        while True:
+        if session.state is not State.IDLE:
+            # An earlier chat left a turn that goes on now, or a question.
+            failed += not await _turn(session, session.result, screen, interrupts, stop)
+        while interrupts.received is None:
             sys.stdout.write(prompt)
             sys.stdout.flush()
             line = await anext(lines, None)
@@ -133,25 +136,35 @@ async def _chat(options: Namespace, screen: Screen, interrupts: Interrupts) -> i
             if not line.strip() and session.state is not State.WAITING_FOR_USER:
                 continue
             turns += 1
-            failed += not await _turn(session, line, screen, interrupts)
+            failed += not await _turn(session, partial(_say, session, line), screen, interrupts, stop)
+        if session.state is State.SHUTDOWN:
+            _say_how_to_go_on("chat", options, screen, session)
     screen.result({"session": session.id, "turns": turns, "failed": failed, "records": session.seq})
     return 0 if failed == 0 else 1
 
 
-async def _turn(session: Session, line: str, screen: Screen, interrupts: Interrupts) -> bool:
-    """Run one turn that Ctrl-C cancels; return whether it ended well."""
+async def _turn(
+    session: Session,
+    work: Callable[[], Awaitable[TurnResult]],
+    screen: Screen,
+    interrupts: Interrupts,
+    stop: Callable[[int], bool],
+) -> bool:
+    """Run one turn, which Ctrl-C cancels and any other signal stops in order; return whether it ended well."""
     scope = anyio.CancelScope()
 
-    def cancel_turn(number: int) -> bool:
-        if number != signal.SIGINT or scope.cancel_called:
+    def take(number: int) -> bool:
+        if number != signal.SIGINT or interrupts.received is not None:
+            return stop(number)
+        if scope.cancel_called:
             return False
         scope.cancel()
         return True
 
-    interrupts.take = cancel_turn
+    interrupts.take = take
     result: TurnResult | None = None
     with scope:
-        result = await _say(session, line)
+        result = await work()
     interrupts.take = None
     if result is None:
         screen.line(screen.paint("cancelled; Ctrl-C once more leaves", "yellow"))
@@ -167,6 +180,11 @@ async def _say(session: Session, line: str) -> TurnResult:
     word, _, rest = line.strip().partition(" ")
     yes = word.lower() in ("y", "yes")
     return await session.answer(session.pending[0].id, approve=yes, text=rest or None)
+
+
+def _say_how_to_go_on(command: str, options: Namespace, screen: Screen, session: Session) -> None:
+    text = f"agent-engine {command} --journal {options.journal} --session {session.id}"
+    screen.line(f"it goes on with: {safe(text)}")
 
 
 def _answer(screen: Screen, session: Session, result: TurnResult) -> None:
@@ -203,7 +221,7 @@ async def _lines() -> AsyncGenerator[MemoryObjectReceiveStream[str]]:
     itself: it holds no lock that Python would wait for at its end.
     """
     send, receive = anyio.create_memory_object_stream[str](0)
-    async with anyio.from_thread.BlockingPortal() as portal, receive:
+    async with anyio.from_thread.BlockingPortal() as portal, receive, send:
         threading.Thread(target=_read_input, args=(portal, send), name="standard input", daemon=True).start()
         yield receive
         await portal.stop(cancel_remaining=True)

@@ -1,21 +1,22 @@
 """The actions of the table: pure functions that write to a cursor and ask for effects.
 
 An action never decides a state: that is the table's. May import the other core modules. Must never raise for an event
-that `guards.CHECKS` let pass.
+that `checks.CHECKS` let pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .budgets import spent
-from .cursor import Cursor
+from .budgets import spent, spent_of
+from .cursor import Cursor, draft_batch
 from .effects import PREPARE_CONTEXT, AskUser, Recover, RunTool, effect_id, model_call
 from .events import ModelReplied, PromptReceived
 from .grants import consumed
 from .guards import has_malformed, place_of
+from .loans import Lent
 from .recovery import batch_fault, counted, plan_for, tool_delay_s
-from .session import Batch, CallState, Turn
+from .session import CallState, Turn
 from .values import Fault, Message, Outcome, PlannedCall, RecoveryPlan, Request, ToolCall, ToolStatus
 
 CONTINUE = "Continue exactly where you stopped."
@@ -44,6 +45,9 @@ def open_turn(cursor: Cursor) -> None:
             opened_seq=cursor.seq,
         )
     )
+    loan = cursor.opened.loan
+    if loan is not None:
+        cursor.change_turn(loan=loan, before=spent_of(loan, cursor.last_turn))
     cursor.transcript = cursor.transcript.extended(event.messages)
     prepare(cursor)
 
@@ -158,22 +162,46 @@ def note_start(cursor: Cursor) -> None:
 def note_finish(cursor: Cursor) -> None:
     """Keep the call's end."""
     event = cursor.event
-    place, call = find_call(cursor, event.call_id)
-    ended = CallState(
+    call = cursor.calls[cursor.place]
+    cursor.calls[cursor.place] = CallState(
         call.call, call.plan, call.key, event.status, call.approved, event.content, event.error, event.duration_s,
-        event.patch, resources=event.resources, attempt=call.attempt,
+        event.patch, resources=event.resources, attempt=call.attempt, started_at=event.started_at,
     )  # fmt: skip
-    put_call(cursor, place, ended)
     if event.blob is not None:
         cursor.spilled = True
 
 
 def retry_call(cursor: Cursor) -> None:
     """Queue a call that failed once more, after a wait."""
-    place, call = find_call(cursor, cursor.event.call_id)
+    call = cursor.calls[cursor.place]
     again = call._replace(status=ToolStatus.QUEUED, attempt=call.attempt + 1)
-    put_call(cursor, place, again)
+    cursor.calls[cursor.place] = again
     run_call(cursor, again)
+
+
+def lend(cursor: Cursor) -> None:
+    """Set a part of the turn's budgets aside for a child session."""
+    event, turn = cursor.event, cursor.open_turn
+    loan = event.loan.model_copy(update={"id": effect_id(cursor.id, cursor.seq, 0)})
+    cursor.change_turn(lent=(*turn.lent, Lent(event.child, loan)))
+
+
+def settle_loan(cursor: Cursor) -> None:
+    """Book what a child session used in the place of what it was lent."""
+    event = cursor.event
+    lent = (one._replace(spent=event.spent) if one.loan.id == event.loan else one for one in cursor.open_turn.lent)
+    cursor.change_turn(lent=tuple(lent))
+
+
+def end_loan(cursor: Cursor) -> None:
+    """Use no more of what the parent lent."""
+    opened = cursor.opened
+    assert opened.loan is not None
+    cursor.opened = opened.model_copy(update={"loan": opened.loan.model_copy(update={"settled": True})})
+
+
+def note_rewriting(cursor: Cursor) -> None:
+    """Change nothing: it is about records, not about the session."""
 
 
 def ignore_late_result(cursor: Cursor) -> None:
@@ -254,7 +282,7 @@ def _open_batch(cursor: Cursor, message: Message, calls: Sequence[ToolCall], pla
                 cursor.effects.append(RunTool.trusted(call_id=call.id, key=key))
     if requests:
         cursor.effects.extend(AskUser(request=request) for request in requests)
-    cursor.change_turn(batch=Batch(message, tuple(states)), requests=tuple(requests))
+    cursor.change_turn(batch=draft_batch(message, states), requests=tuple(requests))
 
 
 def handed_over(cursor: Cursor, call: CallState) -> tuple[CallState, Request]:
@@ -276,66 +304,43 @@ def run_call(cursor: Cursor, call: CallState) -> None:
 def _refuse_all(cursor: Cursor, fault: Fault) -> None:
     reply = cursor.event.reply
     _account(cursor)
-    states = tuple(
+    states = [
         CallState(
             call, plan, effect_id(cursor.id, cursor.seq, index), ToolStatus.DENIED,
             content=plan.refusal if plan.malformed and plan.refusal else f"not run: {fault.message}", error=fault.kind,
         )
         for index, (call, plan) in enumerate(zip(reply.tool_calls, cursor.event.plans, strict=True))
-    )  # fmt: skip
+    ]  # fmt: skip
     message = Message.trusted(role="assistant", text=reply.text, tool_calls=reply.tool_calls, patch=reply.patch)
-    cursor.change_turn(batch=Batch(message, states))
+    cursor.change_turn(batch=draft_batch(message, states))
     _close_batch(cursor)
     plan_recovery(cursor, fault)
 
 
-def replace_calls(cursor: Cursor, calls: tuple[CallState, ...]) -> None:
-    """Replace the calls of the open batch."""
-    batch = cursor.open_turn.batch
-    assert batch is not None
-    cursor.change_turn(batch=Batch(batch.message, calls))
-
-
 def change_call(cursor: Cursor, call_id: str, **changes: object) -> CallState:
     """Replace fields of one call of the open batch; return it as it is now."""
-    place, call = find_call(cursor, call_id)
-    changed = call._replace(**changes)  # type: ignore[arg-type]
-    put_call(cursor, place, changed)
-    return changed
-
-
-def find_call(cursor: Cursor, call_id: str) -> tuple[int, CallState]:
-    """Return a call of the open batch and its place in it."""
-    place = place_of(cursor.calls, call_id)
+    calls = cursor.calls
+    place = place_of(calls, call_id)
     assert place is not None
-    return place, cursor.calls[place]
-
-
-def put_call(cursor: Cursor, place: int, call: CallState) -> None:
-    """Put a call at its place in the open batch."""
-    calls = list(cursor.calls)
-    calls[place] = call
-    replace_calls(cursor, tuple(calls))
+    calls[place] = calls[place]._replace(**changes)  # type: ignore[arg-type]
+    return calls[place]
 
 
 def _close_batch(cursor: Cursor) -> None:
     turn = cursor.open_turn
     assert turn.batch is not None
     cursor.transcript = cursor.transcript.extended(turn.batch.messages())
-    cursor.change_turn(batch=None, done=turn.done + turn.batch.calls)
+    cursor.change_turn(batch=None, done=(*turn.done, *turn.batch.calls))
 
 
 def close_open_calls(cursor: Cursor, content: str) -> None:
     """Give every open call a terminal end and move the batch into the conversation."""
     if not cursor.calls:
         return
-    calls = tuple(
-        call
-        if call.status.terminal
-        else call._replace(status=ToolStatus.CANCELLED, content=content + _doubt(call), error="cancelled")
-        for call in cursor.calls
-    )
-    replace_calls(cursor, calls)
+    for place, call in enumerate(cursor.calls):
+        if not call.status.terminal:
+            text = content + _doubt(call)
+            cursor.calls[place] = call._replace(status=ToolStatus.CANCELLED, content=text, error="cancelled")
     _close_batch(cursor)
 
 

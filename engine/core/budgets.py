@@ -2,13 +2,12 @@
 
 A model call is let through while a budget has room for what one call may use at most, as far as that was declared;
 what it did use is booked with its reply. So a turn uses at most its limit and the undeclared part of one call. A tool
-call is booked when it is let through, and given back when it is denied after all.
+call is booked when it is let through, and given back when it is denied after all. What a turn lends to child sessions
+is taken from it until they end, and then what they used; a session that lives on a loan uses no more in all its turns.
 
 Pure. What is decided about calls is recorded with them, what is decided about a reply is decided by the table. May
-import `money`, `session` and `values`.
+import `loans`, `money`, `session` and `values`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, NamedTuple
@@ -16,18 +15,34 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from . import money
+from .loans import NOTHING_SPENT, Loan, Share, Spent
 from .session import CallState, Session, Turn
-from .values import BudgetKind, Fault, PlannedCall, SessionSettings, State, ToolCall, ToolStatus, Value
+from .values import (
+    BudgetKind,
+    Fault,
+    FinitePositive,
+    Natural,
+    PlannedCall,
+    SessionSettings,
+    State,
+    ToolCall,
+    ToolStatus,
+    Value,
+)
+
+MIN_OUTPUT_BYTES = 1024
+"""The least `max_output_bytes`: it leaves room for the preview of a longer result."""
 
 _OUTPUTS: tuple[BudgetKind, ...] = ("tokens", "cost")
+_KINDS: tuple[BudgetKind, ...] = ("tool_calls", *_OUTPUTS)
 
 
 class ToolLimits(Value):
     """What one tool may use beyond or below what all may: calls a turn, seconds a call, bytes of its result."""
 
-    max_calls: Annotated[int, Field(ge=0)] | None = None
-    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    max_output_bytes: Annotated[int, Field(ge=1)] | None = None
+    max_calls: Natural | None = None
+    timeout_s: FinitePositive | None = None
+    max_output_bytes: Annotated[int, Field(ge=MIN_OUTPUT_BYTES)] | None = None
 
 
 class Budget(NamedTuple):
@@ -40,22 +55,70 @@ class Budget(NamedTuple):
 
 def budgets(session: Session) -> dict[BudgetKind, Budget]:
     """Return the budgets of the open turn, or of the newest one: those that have a limit."""
-    turn, settings = session.turn or session.last_turn or Turn(0), session.opened.settings
+    turn, settings = session.turn or session.last_turn or _next_turn(session), session.opened.settings
     found: dict[BudgetKind, Budget] = {}
-    for kind in ("tool_calls", *_OUTPUTS):
-        base = _base(settings, kind)
+    for kind in _KINDS:
+        base = _base(turn, settings, kind)
         if base is not None:
-            reserved, limit = _reserved(session, kind), base + _extension(turn, kind)
-            used = _used(turn, kind) - (reserved if kind == "tool_calls" else 0)
-            found[kind] = Budget(used, reserved, limit)
+            running, lent = _reserved(session, kind), sum(one.of(kind) for one in turn.lent if one.spent is None)
+            used = _used(turn, kind) - lent - (running if kind == "tool_calls" else 0)
+            found[kind] = Budget(used, running + lent, base + _extension(turn, kind))
     return found
+
+
+def offer(session: Session, share: Share) -> Loan | str:
+    """Return what the open turn can lend to a child, or why not so much. Room for one reply of its own is kept.
+
+    Args:
+        session: the parent.
+        share: what its child is to get.
+    """
+    turn, settings = session.turn, session.opened.settings
+    if turn is None:
+        return "it has no open turn, and its budgets are its turns': open children from within a turn, from its tools"
+    wanted = {"tool_calls": share.tool_calls, "tokens": share.tokens}
+    amounts = {**wanted, "cost": None if share.cost is None else money.pico(share.cost)}
+    for kind in _KINDS:
+        left = _left(turn, settings, kind)
+        if left is not None and (amounts[kind] or 0) > left:
+            return f"it has {_shown(kind, left)} left to lend, not {_shown(kind, amounts[kind] or 0)}"
+        if left == 0 and kind in _OUTPUTS:
+            return f"it has no {kind} left to lend"
+        if amounts[kind] is None:
+            amounts[kind] = left
+    return Loan(
+        tool_calls=amounts["tool_calls"], tokens=amounts["tokens"], cost_pico=amounts["cost"],
+        parallel_tasks=share.parallel_tasks,
+    )  # fmt: skip
+
+
+def too_much(turn: Turn, settings: SessionSettings, loan: Loan) -> BudgetKind | None:
+    """Return a budget of which the open turn has not so much left as a loan takes."""
+    for kind in _KINDS:
+        left = _left(turn, settings, kind)
+        if left is not None and (loan.of(kind) or 0) > left:
+            return kind
+    return None
+
+
+def spent_before(session: Session) -> Spent:
+    """Return what the turns that have ended used of the loan that a session lives on."""
+    return spent_of(session.opened.loan, session.last_turn)
+
+
+def spent_of(loan: Loan | None, last: Turn | None) -> Spent:
+    """Return what was used of a loan up to the end of the newest turn."""
+    if loan is None or last is None or last.loan is None or last.loan.id != loan.id:
+        return NOTHING_SPENT
+    used = {kind: last.before.of(kind) + _used(last, kind) for kind in _KINDS}
+    return Spent(tool_calls=used["tool_calls"], tokens=used["tokens"], cost_pico=used["cost"])
 
 
 def short_of(turn: Turn, settings: SessionSettings) -> BudgetKind | None:
     """Return a budget that has no room for one more reply of the model."""
     for kind in _OUTPUTS:
-        base = _base(settings, kind)
-        if base is not None and _used(turn, kind) + _one_reply(settings, kind) > base + _extension(turn, kind):
+        base = _base(turn, settings, kind)
+        if base is not None and _used(turn, kind) + _one_reply(turn, settings, kind) > base + _extension(turn, kind):
             return kind
     return None
 
@@ -68,7 +131,7 @@ def spent(turn: Turn, settings: SessionSettings) -> Fault:
     text = f"the turn used {_shown(kind, _used(turn, kind))} of its budget of {_shown(kind, limit)}"
     declared = settings.call_tokens if kind == "tokens" else settings.call_cost_pico
     if declared and _used(turn, kind) < limit:
-        text += f", and one more reply may take {_shown(kind, _one_reply(settings, kind))}"
+        text += f", and one more reply may take {_shown(kind, _one_reply(turn, settings, kind))}"
     return Fault(kind="budget", message=text, budget=kind)
 
 
@@ -92,7 +155,7 @@ def within_budget(
         plans: what was decided about each.
         tools: limits of single tools, by name.
     """
-    turn, settings = session.turn or Turn(0), session.opened.settings
+    turn, settings = session.turn or _next_turn(session), session.opened.settings
     if turn.concluding:
         text = "the model asked for tools after it had been told to conclude"
         return tuple(_halted(plan, "tool_calls", text) for plan in plans)
@@ -124,21 +187,40 @@ def within_budget(
     return tuple(decided)
 
 
+def _next_turn(session: Session) -> Turn:
+    """Return a turn that could begin now: what the host itself asks for is decided before it is open."""
+    return Turn(session.turns + 1, loan=session.opened.loan, before=spent_before(session))
+
+
 def _shown(kind: BudgetKind, amount: int) -> str:
     if kind == "cost":
         return f"{money.as_text(amount)} (cost)"
     return f"{amount} {kind.replace('_', ' ')}"
 
 
-def _base(settings: SessionSettings, kind: BudgetKind) -> int | None:
-    if kind == "tokens":
-        return settings.max_tokens
-    return settings.max_cost_pico if kind == "cost" else settings.max_tool_calls
+def _base(turn: Turn, settings: SessionSettings, kind: BudgetKind) -> int | None:
+    own = settings.max_tool_calls
+    if kind != "tool_calls":
+        own = settings.max_tokens if kind == "tokens" else settings.max_cost_pico
+    lent = None if turn.loan is None else turn.loan.of(kind)
+    if turn.loan is None or lent is None:
+        return own
+    left = 0 if turn.loan.settled else max(0, lent - turn.before.of(kind))
+    return left if own is None else min(own, left)
 
 
 def _limit(turn: Turn, settings: SessionSettings, kind: BudgetKind) -> int:
     # Whoever opened the session anew may have lifted the limit meanwhile: then there is none to extend.
-    return (_base(settings, kind) or 0) + _extension(turn, kind)
+    return (_base(turn, settings, kind) or 0) + _extension(turn, kind)
+
+
+def _left(turn: Turn, settings: SessionSettings, kind: BudgetKind) -> int | None:
+    """Return what can be lent of a budget: all of it but what is used, lent, or needed for one reply."""
+    base = _base(turn, settings, kind)
+    if base is None:
+        return None
+    kept = 0 if kind == "tool_calls" else _one_reply(turn, settings, kind)
+    return max(0, base + _extension(turn, kind) - _used(turn, kind) - kept)
 
 
 def _extension(turn: Turn, kind: BudgetKind) -> int:
@@ -146,27 +228,31 @@ def _extension(turn: Turn, kind: BudgetKind) -> int:
 
 
 def _used(turn: Turn, kind: BudgetKind) -> int:
+    """Return what is taken of a budget: by the turn itself, and by the children that it lends to."""
+    lent = sum([one.of(kind) for one in turn.lent]) if turn.lent else 0
     if kind == "tokens":
-        return turn.usage.input_tokens + turn.usage.output_tokens
-    return turn.cost_pico if kind == "cost" else sum(map(_counts, _calls(turn)))
+        return turn.usage.input_tokens + turn.usage.output_tokens + lent
+    return lent + (turn.cost_pico if kind == "cost" else sum(map(_counts, _calls(turn))))
 
 
 def _reserved(session: Session, kind: BudgetKind) -> int:
     if kind == "tool_calls":
         calls = _calls(session.turn) if session.turn is not None else ()
         return sum(_counts(call) and not call.status.terminal for call in calls)
-    return _one_reply(session.opened.settings, kind) if session.state is State.GENERATING_RESPONSE else 0
+    if session.state is not State.GENERATING_RESPONSE or session.turn is None:
+        return 0
+    return _one_reply(session.turn, session.opened.settings, kind)
 
 
-def _one_reply(settings: SessionSettings, kind: BudgetKind) -> int:
+def _one_reply(turn: Turn, settings: SessionSettings, kind: BudgetKind) -> int:
     """Return what must be left for a reply: what it was declared to use at most, one at least, the whole at most."""
     declared = settings.call_tokens if kind == "tokens" else settings.call_cost_pico
-    return max(1, min(declared, _base(settings, kind) or 0))
+    return max(1, min(declared, _base(turn, settings, kind) or 0))
 
 
 def _calls(turn: Turn) -> tuple[CallState, ...]:
     # Not `turn.calls`: the draft of a turn has fields only.
-    return turn.done if turn.batch is None else turn.done + turn.batch.calls
+    return turn.done if turn.batch is None else (*turn.done, *turn.batch.calls)
 
 
 def _counts(call: CallState) -> bool:
@@ -179,7 +265,7 @@ def _calls_made(turn: Turn, name: str) -> int:
 
 
 def _room_for_calls(turn: Turn, settings: SessionSettings) -> int | None:
-    if settings.max_tool_calls is None:
+    if _base(turn, settings, "tool_calls") is None:
         return None
     return _limit(turn, settings, "tool_calls") - _used(turn, "tool_calls")
 

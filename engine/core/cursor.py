@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from .effects import KnownEffect
 from .events import KnownEvent
-from .session import CallState, Session, Turn
-from .values import Outcome, State
+from .session import Batch, CallState, Session, Turn
+from .values import Message, Outcome, State
 
 
 class Cursor:
@@ -22,6 +22,7 @@ class Cursor:
         event: the fact that is being taken.
         effects: what its step asks for, in order.
         source: the state it found.
+        place: where in the open batch the call stands that the event is about, from 0; its check finds it.
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class Cursor:
         "last_turn",
         "left",
         "opened",
+        "place",
         "seq",
         "source",
         "spilled",
@@ -43,15 +45,20 @@ class Cursor:
     )
 
     def __init__(self, session: Session, event: KnownEvent | None = None) -> None:
+        self.put(session)
+        # Guards and actions are reached through the event's kind, so each knows which class it gets.
+        self.event: Any = event
+        self.effects: list[KnownEffect] = []
+        self.place = 0
+
+    def put(self, session: Session) -> None:
+        """Stand where a snapshot does."""
         (
             self.id, self.seq, self.state, self.opened, self.transcript, turn, self.last_turn, self.turns, self.usage,
             self.left, self.grants, self.spilled,
         ) = session  # fmt: skip
         self.turn = None if turn is None else _draft(turn)
         self.source: State = self.state
-        # Guards and actions are reached through the event's kind, so each knows which class it gets.
-        self.event: Any = event
-        self.effects: list[KnownEffect] = []
 
     def frozen(self) -> Session:
         """Return the session as it stands."""
@@ -68,12 +75,12 @@ class Cursor:
         return self.turn
 
     @property
-    def calls(self) -> tuple[CallState, ...]:
-        """The calls of the open batch; none where no batch is open."""
+    def calls(self) -> list[CallState]:
+        """The calls of the open batch, to be replaced in place; none where no batch is open."""
         turn = self.turn
         if turn is None or turn.batch is None:
-            return ()
-        return turn.batch.calls
+            return []
+        return cast("list[CallState]", turn.batch.calls)
 
     def open(self, turn: Turn) -> None:
         """Begin a turn."""
@@ -92,14 +99,27 @@ class Cursor:
 
 
 class _Draft:
-    """A turn whose fields can be replaced, one by one and without a copy. It is read like a `Turn`, and only read."""
+    """A turn whose fields can be replaced, one by one and without a copy. It is read like a `Turn`, and only read; the
+    calls of its batch are a list.
+    """
 
 
 def _draft(turn: Turn) -> Turn:
     draft = _Draft()
-    draft.__dict__ = dict(zip(Turn._fields, turn, strict=True))
+    fields = dict(zip(Turn._fields, turn, strict=True))
+    if turn.batch is not None:
+        fields["batch"] = draft_batch(turn.batch.message, list(turn.batch.calls))
+    draft.__dict__ = fields
     return cast(Turn, draft)
 
 
+def draft_batch(message: Message, calls: list[CallState]) -> Batch:
+    """Return a batch whose calls can be replaced in place, for the turn of a cursor."""
+    return Batch(message, cast("tuple[CallState, ...]", calls))
+
+
 def _final(turn: Turn) -> Turn:
-    return Turn._make(vars(turn).values())
+    fields = vars(turn)
+    if turn.batch is not None:
+        fields = {**fields, "batch": Batch(turn.batch.message, tuple(turn.batch.calls))}
+    return Turn._make(fields.values())

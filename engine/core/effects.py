@@ -5,14 +5,12 @@ arguments in the event that brought it. The id of an effect is derived: (session
 May import `values` only.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from .values import RecoveryPlan, Request, Value
+from .values import NotNegative, RecoveryPlan, Request, Value
 
 
 class PrepareContext(Value):
@@ -36,7 +34,7 @@ class RunTool(Value):
     kind: Literal["run_tool"] = "run_tool"
     call_id: str
     key: str
-    delay_s: Annotated[float, Field(ge=0)] = 0.0
+    delay_s: NotNegative = 0.0
 
 
 class AskUser(Value):

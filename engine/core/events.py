@@ -6,18 +6,20 @@ the same record version tolerate kinds they do not know, and say so. Changing a 
 and register an upcaster.
 """
 
-from __future__ import annotations
-
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from .grants import Ruling
+from .loans import Loan, Spent
 from .values import (
     Fault,
+    FaultKind,
     JsonObject,
     Message,
     ModelReply,
+    Natural,
+    NotNegative,
     PlannedCall,
     Priority,
     RecoveryPlan,
@@ -31,7 +33,10 @@ from .values import (
 
 
 class SessionOpened(Value):
-    """The session was created, or opened with other settings than it was last recorded with."""
+    """The session was created, or opened with other settings than it was last recorded with.
+
+    `loan` is what its parent lends it: all its turns together use no more.
+    """
 
     kind: Literal["session_opened"] = "session_opened"
     settings: SessionSettings = Field(default_factory=SessionSettings.trusted)
@@ -40,6 +45,7 @@ class SessionOpened(Value):
     workspace: str | None = None
     parent: str | None = None
     metadata: JsonObject = Field(default_factory=dict)
+    loan: Loan | None = None
 
 
 class SessionForked(Value):
@@ -77,7 +83,7 @@ class ModelReplied(Value):
     kind: Literal["model_replied"] = "model_replied"
     reply: ModelReply
     plans: tuple[PlannedCall, ...] = ()
-    cost_pico: Annotated[int, Field(ge=0)] | None = None
+    cost_pico: Natural | None = None
 
 
 class ToolStarted(Value):
@@ -89,7 +95,7 @@ class ToolStarted(Value):
 
 class ToolFinished(Value):
     """A call reached a terminal status. `content` is the text the model gets; `blob` names the whole of a text that was
-    too long for it.
+    too long for it. `started_at` is the time of day at which it began to run, for the last time.
     """
 
     kind: Literal["tool_finished"] = "tool_finished"
@@ -97,10 +103,11 @@ class ToolFinished(Value):
     status: ToolStatus = ToolStatus.COMPLETED
     content: str = ""
     error: str | None = None
-    duration_s: Annotated[float, Field(ge=0)] = 0.0
+    duration_s: NotNegative = 0.0
     patch: WirePatch | None = None
     resources: ResourceUsage | None = None
     blob: str | None = None
+    started_at: str | None = None
 
 
 class ToolRetried(Value):
@@ -111,7 +118,7 @@ class ToolRetried(Value):
     status: ToolStatus = ToolStatus.FAILED
     content: str = ""
     error: str | None = None
-    duration_s: Annotated[float, Field(ge=0)] = 0.0
+    duration_s: NotNegative = 0.0
 
 
 class LateResult(Value):
@@ -124,7 +131,8 @@ class LateResult(Value):
 
 class UserAnswered(Ruling):
     """A pending request was answered. `plan` says what was decided about a call whose arguments the answer changed,
-    `overdue` that nobody answered in time; `blob` names the whole of a text that was too long for the model.
+    `overdue` that nobody answered in time; `blob` names the whole of a text that was too long for the model;
+    `objection` is why a task is not handed to the host although the answer lets it go.
     """
 
     kind: Literal["user_answered"] = "user_answered"
@@ -132,6 +140,7 @@ class UserAnswered(Ruling):
     plan: PlannedCall | None = None
     overdue: bool = False
     blob: str | None = None
+    objection: str | None = None
 
 
 class GrantRevoked(Value):
@@ -142,11 +151,32 @@ class GrantRevoked(Value):
     by: str | None = None
 
 
+class BudgetLent(Value):
+    """A part of the open turn's budgets was set aside for a child session. The loan's id comes from the record."""
+
+    kind: Literal["budget_lent"] = "budget_lent"
+    child: str
+    loan: Loan
+
+
+class BudgetSettled(Value):
+    """A child session ended and gave back what it had not used. Recorded in its own history and in its parent's."""
+
+    kind: Literal["budget_settled"] = "budget_settled"
+    loan: str
+    spent: Spent = Field(default_factory=Spent.trusted)
+
+
 class Faulted(Value):
     """An expected failure happened outside a tool's own result."""
 
     kind: Literal["faulted"] = "faulted"
     fault: Fault
+
+    @classmethod
+    def of(cls, kind: FaultKind, message: str, *, retryable: bool = False) -> Self:
+        """Return the event of a fault that is said in a few words."""
+        return cls(fault=Fault(kind=kind, message=message, retryable=retryable))
 
 
 class RecoveryPlanned(Value):
@@ -160,7 +190,7 @@ class Recovered(Value):
     """The recovery plan was carried out; the interrupted step is done again. `waited_s` is what it really took."""
 
     kind: Literal["recovered"] = "recovered"
-    waited_s: Annotated[float, Field(ge=0)] = 0.0
+    waited_s: NotNegative = 0.0
 
 
 class RecoveryNeedsUser(Value):
@@ -198,6 +228,26 @@ class Resumed(Value):
     probes: tuple[ProbeResult, ...] = ()
 
 
+class RewrittenRecord(Value):
+    """One record that was rewritten: its sequence, the hash it keeps in the chain, the digest of what stands there."""
+
+    seq: Annotated[int, Field(ge=1)]
+    hash: str
+    digest: str
+
+
+class RecordsRewritten(Value):
+    """Earlier records are no longer what they were when they were written, on purpose: a value was taken out of them,
+    or they were pruned and the last of them holds what they led to.
+    """
+
+    kind: Literal["records_rewritten"] = "records_rewritten"
+    action: Literal["redacted", "pruned"]
+    records: tuple[RewrittenRecord, ...]
+    reason: str = ""
+    by: str | None = None
+
+
 class ShutdownRequested(Value):
     """The session was let go of inside a turn, in order. The state it left is kept."""
 
@@ -217,6 +267,8 @@ KnownEvent: TypeAlias = (
     | LateResult
     | UserAnswered
     | GrantRevoked
+    | BudgetLent
+    | BudgetSettled
     | Faulted
     | RecoveryPlanned
     | Recovered
@@ -224,6 +276,7 @@ KnownEvent: TypeAlias = (
     | RecoveryFailed
     | TurnCancelled
     | Resumed
+    | RecordsRewritten
     | ShutdownRequested
 )
 """Every event this release can step."""
@@ -235,8 +288,8 @@ EVENT_TYPES: dict[str, type[KnownEvent]] = {
     event.model_fields["kind"].default: event
     for event in (
         SessionOpened, SessionForked, PromptReceived, ContextPrepared, ModelReplied, ToolStarted, ToolFinished,
-        ToolRetried, LateResult, UserAnswered, GrantRevoked, Faulted, RecoveryPlanned, Recovered, RecoveryNeedsUser,
-        RecoveryFailed, TurnCancelled, Resumed, ShutdownRequested,
+        ToolRetried, LateResult, UserAnswered, GrantRevoked, BudgetLent, BudgetSettled, Faulted, RecoveryPlanned,
+        Recovered, RecoveryNeedsUser, RecoveryFailed, TurnCancelled, Resumed, RecordsRewritten, ShutdownRequested,
     )
 }  # fmt: skip
 """Tag → class: the closed table that decoding uses."""
@@ -252,9 +305,16 @@ class UnknownEvent(Value):
     data: JsonObject
 
 
+HISTORY_PRUNED = "history_pruned"
+"""Kind of the record that a pruned history begins with. It is no event: it holds the session that the records before
+it, and the one that stood in its place, led to. It is read as an `UnknownEvent` and never stepped.
+"""
+
+
 __all__ = [
-    "EVENTS", "EVENT_TYPES", "ContextPrepared", "Event", "Faulted", "GrantRevoked", "KnownEvent", "LateResult",
-    "ModelReplied", "ProbeResult", "PromptReceived", "Recovered", "RecoveryFailed", "RecoveryNeedsUser",
-    "RecoveryPlanned", "Resumed", "SessionForked", "SessionOpened", "ShutdownRequested", "ToolFinished",
-    "ToolRetried", "ToolStarted", "TurnCancelled", "UnknownEvent", "UserAnswered",
+    "EVENTS", "EVENT_TYPES", "HISTORY_PRUNED", "BudgetLent", "BudgetSettled", "ContextPrepared", "Event", "Faulted",
+    "GrantRevoked", "KnownEvent", "LateResult", "ModelReplied", "ProbeResult", "PromptReceived", "RecordsRewritten",
+    "Recovered", "RecoveryFailed", "RecoveryNeedsUser", "RecoveryPlanned", "Resumed", "RewrittenRecord",
+    "SessionForked", "SessionOpened", "ShutdownRequested", "ToolFinished", "ToolRetried", "ToolStarted",
+    "TurnCancelled", "UnknownEvent", "UserAnswered",
 ]  # fmt: skip

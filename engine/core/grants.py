@@ -7,18 +7,16 @@ denies no grant admits. Pure: the time is a parameter, a text as records write i
 `values`, `arguments` and `patterns`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from hashlib import sha256
 from typing import Annotated, Literal, NamedTuple, Self, TypeAlias
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, StringConstraints, model_validator
 
 from ..errors import UsageError
 from .arguments import json_text
 from .patterns import parse_pattern
-from .values import JsonObject, ToolCall, ToolEffect, ToolSpec, Value
+from .values import JsonObject, Natural, Positive, ToolCall, ToolEffect, ToolSpec, Value
 
 Moment: TypeAlias = Annotated[
     str, StringConstraints(pattern=r"^[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]\.[0-9]{6}Z$")
@@ -90,7 +88,7 @@ class GrantTerms(Value):
     pattern: PatternText
     scope: Literal["once", "turn", "session"] = "session"
     expires_at: Moment | None = None
-    max_uses: Annotated[int, Field(ge=1)] | None = None
+    max_uses: Positive | None = None
 
     @model_validator(mode="after")
     def _once_is_one(self) -> Self:
@@ -112,7 +110,7 @@ class Grant(GrantTerms):
     turn: int
     principal: str | None = None
     granted_by: str | None = None
-    uses: Annotated[int, Field(ge=0)] = 0
+    uses: Natural = 0
 
     @property
     def uses_left(self) -> int | None:

@@ -1,107 +1,21 @@
-"""The guards of the table, and what an event must refer to: pure questions to a cursor.
+"""The guards of the table: pure questions to a cursor.
 
 They are asked for every record of a replay, hence loops where a generator would read a little shorter.
 
 A guard answers about the session *as the event will leave it* and changes nothing. It never decides a state: that is
-the table's. May import the other core modules. Must never raise for an event that `CHECKS` let pass.
+the table's. May import the other core modules. Must never raise for an event that `checks.CHECKS` let pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
-from ..errors import InvalidEvent
 from .budgets import short_of
 from .cursor import Cursor
 from .events import ModelReplied
-from .recovery import TROUBLE, objection_to, trouble_of
+from .recovery import TROUBLE, trouble_of
 from .session import CallState
-from .values import PlannedCall, Request, State, ToolCall, ToolStatus
-
-
-def _check_call(cursor: Cursor) -> None:
-    event = cursor.event
-    place = place_of(cursor.calls, event.call_id)
-    if place is None or not cursor.calls[place].runs:
-        raise InvalidEvent(f"{event.kind}: call {event.call_id!r} is not running in this batch")
-    if event.kind == "tool_finished" and not event.status.terminal:
-        raise InvalidEvent(f"tool_finished: status {event.status} is not terminal")
-    if event.kind == "tool_started" and cursor.calls[place].started:
-        raise InvalidEvent(f"tool_started: call {event.call_id!r} has already started")
-
-
-def _check_retry(cursor: Cursor) -> None:
-    _check_call(cursor)
-    call_id = cursor.event.call_id
-    call = _call(cursor, call_id)
-    if call.plan.effect == "write" or call.attempt > call.plan.retries:
-        raise InvalidEvent(f"tool_retried: call {call_id!r} may not be tried again after attempt {call.attempt}")
-
-
-def _check_answer(cursor: Cursor) -> None:
-    requests = cursor.open_turn.requests
-    if all(request.id != cursor.event.request_id for request in requests):
-        open_ids = ", ".join(request.id for request in requests) or "none"
-        raise InvalidEvent(f"no request {cursor.event.request_id!r} is pending; pending: {open_ids}")
-    event = cursor.event
-    more = event.arguments is not None or event.result is not None or event.grant is not None
-    if more and answered_request(cursor).kind != "approval":
-        raise InvalidEvent("only the answer to an approval can change arguments, give a result or a grant")
-    if (event.arguments is None) is not (event.plan is None):
-        raise InvalidEvent("changed arguments need a plan, and a plan needs changed arguments")
-
-
-def _check_revocation(cursor: Cursor) -> None:
-    if all(grant.id != cursor.event.grant_id for grant in cursor.grants):
-        known = ", ".join(grant.id for grant in cursor.grants) or "none"
-        raise InvalidEvent(f"no grant {cursor.event.grant_id!r} in this session; there are: {known}")
-
-
-def _check_reply(cursor: Cursor) -> None:
-    _check_plans(cursor.event.reply.tool_calls, cursor.event.plans)
-
-
-def _check_prompt(cursor: Cursor) -> None:
-    _check_plans(cursor.event.direct_calls, cursor.event.plans)
-
-
-def _check_recovery(cursor: Cursor) -> None:
-    plan = cursor.open_turn.plan
-    assert plan is not None
-    says = {"resume": "resume", "ask": "ask a person", "park": "park the turn", "give_up": "give up"}[plan.action]
-    if plan.action not in {"recovered": ("resume",), "recovery_needs_user": ("ask", "park")}[cursor.event.kind]:
-        raise InvalidEvent(f"{cursor.event.kind}: the recovery plan says to {says}")
-
-
-def _check_decision(cursor: Cursor) -> None:
-    objection = objection_to(cursor.event.plan, cursor.open_turn, cursor.opened.settings)
-    if objection is not None:
-        raise InvalidEvent(f"recovery_planned: {objection}")
-
-
-CHECKS: dict[str, Callable[[Cursor], None]] = {
-    "tool_started": _check_call,
-    "tool_finished": _check_call,
-    "tool_retried": _check_retry,
-    "user_answered": _check_answer,
-    "grant_revoked": _check_revocation,
-    "model_replied": _check_reply,
-    "prompt_received": _check_prompt,
-    "recovery_planned": _check_decision,
-    "recovered": _check_recovery,
-    "recovery_needs_user": _check_recovery,
-}
-"""Kind of event → what refuses one that is legal in its state but refers to something the session does not have open,
-with an `InvalidEvent` whose text names what is missing.
-"""
-
-
-def _check_plans(calls: Sequence[ToolCall], plans: tuple[PlannedCall, ...]) -> None:
-    if not calls and not plans:
-        return
-    ids = [call.id for call in calls]
-    if ids != [plan.call_id for plan in plans] or (len(ids) > 1 and len(set(ids)) != len(ids)):
-        raise InvalidEvent(f"every call needs an id of its own and one plan, in the same order; calls {ids}")
+from .values import PlannedCall, Request, State, ToolStatus
 
 
 def answered_request(cursor: Cursor) -> Request:
@@ -113,6 +27,8 @@ def answered_call(cursor: Cursor) -> CallState:
     """Return the call that the event's answer is about as the answer closes it: refused, done, or in doubt."""
     event, request = cursor.event, answered_request(cursor)
     call = _call(cursor, request.call_id)
+    if event.objection is not None:
+        return call._replace(status=ToolStatus.DENIED, content=event.objection, error="denied")
     if event.result is not None:
         return call._replace(status=ToolStatus.COMPLETED, content=event.result, error=None)
     if request.kind == "approval":
@@ -214,9 +130,9 @@ def wants_continuation(cursor: Cursor) -> bool:
 
 def others_run(cursor: Cursor) -> bool:
     """Whether another call than the one that finished still runs."""
-    finished = cursor.event.call_id
-    for call in cursor.calls:
-        if call.runs and call.call.id != finished:
+    finished = cursor.place
+    for place, call in enumerate(cursor.calls):
+        if place != finished and call.runs:
             return True
     return False
 
@@ -231,7 +147,7 @@ def finished_in_trouble(cursor: Cursor) -> bool:
     event = cursor.event
     if event.status in TROUBLE or unhandled_trouble(cursor):
         return True
-    return event.status is ToolStatus.FAILED and _call(cursor, event.call_id).plan.stops
+    return event.status is ToolStatus.FAILED and cursor.calls[cursor.place].plan.stops
 
 
 def unhandled_trouble(cursor: Cursor) -> bool:
@@ -261,6 +177,8 @@ def plan_extends_budget(cursor: Cursor) -> bool:
 def answer_starts_call(cursor: Cursor) -> bool:
     """Whether the answer lets a call run: an approval given, or "it did not happen" to an unknown outcome."""
     request = answered_request(cursor)
+    if cursor.event.objection is not None:
+        return False
     if request.kind == "approval":
         return bool(cursor.event.approve)
     return request.kind == "outcome" and not cursor.event.approve
@@ -289,6 +207,12 @@ def answer_gives_up(cursor: Cursor) -> bool:
 def other_answers_missing(cursor: Cursor) -> bool:
     """Whether another request than the answered one is pending."""
     return len(cursor.open_turn.requests) > 1
+
+
+def plan_shuts_down(cursor: Cursor) -> bool:
+    """Whether the recovery plan gives the turn up, and the session with it."""
+    plan = cursor.open_turn.plan
+    return plan is not None and plan.end == "shutdown"
 
 
 def plan_parks(cursor: Cursor) -> bool:

@@ -40,6 +40,16 @@ class KnownValues:
             found = self.pattern.search(text) is not None
         return self.pattern.sub(self.mark, text) if found else text
 
+    def without_half(self, text: str) -> str:
+        """Return a text that was cut at its end without the half of a secret, or more of one, that it may end in.
+
+        Of less than half nothing is said: a word that a secret happens to begin with would tell that it does.
+        """
+        at = self.unsettled(text, 0)
+        tail = text[at:]
+        form = self._forms[bisect_right(self._forms, tail)] if tail else ""
+        return text[:at] + mark(self._names[form]) if tail and 2 * len(tail) >= len(form) else text
+
     def mark(self, match: re.Match[str]) -> str:
         """Return what stands for a form that was found."""
         return mark(self._names[match.group()])

@@ -3,40 +3,46 @@
 May import its neighbours in core.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from .budgets import ToolLimits
+from .budgets import MIN_OUTPUT_BYTES, ToolLimits
 from .loops import LoopLimits
 from .money import Money, Price, pico
-from .values import OnBudget, SessionSettings, Value
+from .values import (
+    Finite,
+    FinitePositive,
+    MoreThanZero,
+    Natural,
+    NotNegative,
+    OnBudget,
+    Positive,
+    SessionSettings,
+    Value,
+)
 
 MemoryStrength: TypeAlias = Literal["advisory", "sampled", "rlimit"]
 """How strongly memory is bounded: not at all; by looks at the process, late by one look; by the kernel."""
-
-MIN_OUTPUT_BYTES = 1024
-"""The least `max_output_bytes`: it leaves room for the preview of a longer result."""
 
 
 class Limits(Value):
     """What a session and its turns may use. Times in seconds.
 
     `max_concurrent_tools` counts running tools of one session, a thread until it really ends. `max_memory_mb` is the
-    process's, in MiB, None for no limit; from four fifths of it on memory is freed and fewer tools run. A tool that has
-    not ended `cancel_grace_s` after its cancellation is waited for no more. `max_execution_time_s` is
-    one turn's, counted anew after each rest: the time until `session.answer` is not in it, an approver's in the engine
-    is; `model_timeout_s` one model call's; a tool has its own. `max_parse_retries` replies with malformed arguments in
-    a row go back to the model, one more ends the turn. A call of a tool that may be retried runs up to
-    `max_tool_retries` times more. A result of more than `max_output_bytes` is kept beside the journal, and the model
-    gets a preview. `requests_per_minute` bounds what all sessions of an engine send
-    together; a turn that would have to wait for longer than `park_after_s` is put aside until then. `history_ring`
-    records and `turns_ring` turns of a session stay in memory, `inbox_size` prompts may wait for their turn,
-    `stream_buffer` items may wait for a slow reader before the oldest are dropped. `required_memory_strength` is what
-    every tool has to be bounded by: an engine that cannot keep it is refused when it is made. `max_parallel_tasks`
-    sessions of one parent may be open in an engine.
+    process's, in MiB, None for no limit; from four fifths of it on memory is freed and fewer tools run. A tool that
+    has not ended `cancel_grace_s` after its cancellation is waited for no more. `max_execution_time_s` is one turn's,
+    counted anew after each rest: the time until `session.answer` is not in it, an approver's in the engine is;
+    `model_timeout_s` one model call's, `provider_timeout_s` one context provider's; a tool has its own. A model call
+    that has not ended `model_grace_s` after its cancellation is waited for no more; that takes a task a call, and None
+    waits as long as it takes. `max_parse_retries` replies with malformed arguments in a row go back to the model, one
+    more ends the turn. A call of a tool that may be retried runs up to `max_tool_retries` times more. A result of more
+    than `max_output_bytes` is kept beside the journal, and the model gets a preview. `requests_per_minute` bounds what
+    all sessions of an engine send together; a turn that would have to wait for longer than `park_after_s` is put aside
+    until then. `history_ring` records and `turns_ring` turns of a session stay in memory, `inbox_size` prompts may
+    wait for their turn, `stream_buffer` items may wait for a slow reader before the oldest are dropped.
+    `required_memory_strength` is what every tool has to be bounded by: an engine that cannot keep it is refused when
+    it is made. `max_parallel_tasks` sessions of one parent may be open in an engine.
 
     The budgets of a turn have no limit unless one is given: `max_tool_calls`, `max_tokens` (input and output), and
     `max_cost`, in the unit of `prices` (model → price; "*" for every other model). `on_budget` says what happens when
@@ -44,30 +50,32 @@ class Limits(Value):
     tools. `tools` has limits of single tools, by name.
     """
 
-    max_concurrent_tools: Annotated[int, Field(ge=1)] = 4
-    max_memory_mb: Annotated[int, Field(ge=1)] | None = 1024
-    cancel_grace_s: Annotated[float, Field(ge=0)] = 5.0
-    max_execution_time_s: Annotated[float, Field(gt=0)] = 300.0
-    max_tool_rounds: Annotated[int, Field(ge=1)] = 50
-    max_parse_retries: Annotated[int, Field(ge=0)] = 2
-    max_model_retries: Annotated[int, Field(ge=0)] = 3
-    max_tool_retries: Annotated[int, Field(ge=0)] = 3
+    max_concurrent_tools: Positive = 4
+    max_memory_mb: Positive | None = 1024
+    cancel_grace_s: NotNegative = 5.0
+    max_execution_time_s: MoreThanZero = 300.0
+    max_tool_rounds: Positive = 50
+    max_parse_retries: Natural = 2
+    max_model_retries: Natural = 3
+    max_tool_retries: Natural = 3
     max_output_bytes: Annotated[int, Field(ge=MIN_OUTPUT_BYTES)] = 32_768
-    max_continuations: Annotated[int, Field(ge=0)] = 3
+    max_continuations: Natural = 3
     loops: LoopLimits | None = Field(default_factory=LoopLimits.trusted)
-    approval_timeout_s: Annotated[float, Field(gt=0)] | None = 30.0
-    model_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    backoff_base_s: Annotated[float, Field(ge=0)] = 5.0
-    max_parallel_tasks: Annotated[int, Field(ge=1)] = 8
-    requests_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    park_after_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
-    history_ring: Annotated[int, Field(ge=1)] = 1000
-    turns_ring: Annotated[int, Field(ge=1)] = 100
-    inbox_size: Annotated[int, Field(ge=1)] = 16
+    approval_timeout_s: MoreThanZero | None = 30.0
+    model_timeout_s: MoreThanZero = 120.0
+    provider_timeout_s: MoreThanZero = 30.0
+    model_grace_s: NotNegative | None = None
+    backoff_base_s: NotNegative = 5.0
+    max_parallel_tasks: Positive = 8
+    requests_per_minute: FinitePositive | None = None
+    park_after_s: Finite = 60.0
+    history_ring: Positive = 1000
+    turns_ring: Positive = 100
+    inbox_size: Positive = 16
     stream_buffer: Annotated[int, Field(ge=2)] = 1024
     required_memory_strength: MemoryStrength = "advisory"
-    max_tool_calls: Annotated[int, Field(ge=0)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tool_calls: Natural | None = None
+    max_tokens: Positive | None = None
     max_cost: Money | None = None
     prices: dict[str, Price] = Field(default_factory=dict)
     on_budget: OnBudget = "fail"
@@ -90,6 +98,17 @@ class Limits(Value):
     def counts_output(self) -> bool:
         """Whether the tokens of a reply have to be known."""
         return self.max_tokens is not None or bool(self.prices)
+
+    def output_bytes(self, tool: str, own: int | None = None) -> int:
+        """Return how many bytes of a result the model gets at most.
+
+        Args:
+            tool: the name of the tool.
+            own: what the tool itself says; what `tools` says about it goes first.
+        """
+        limits = self.tools.get(tool)
+        given = None if limits is None else limits.max_output_bytes
+        return given or own or self.max_output_bytes
 
     def settings(self, on_unknown: Literal["ask", "tell_model"], call_tokens: int = 0) -> SessionSettings:
         """Return the part that the pure core decides by.

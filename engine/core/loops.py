@@ -73,9 +73,9 @@ def judge(
         if call.name in polls:
             findings.append(None)
         elif seen:
-            findings.append(_repeating(call.name, max(seen), limits.repeats))
+            findings.append(_climb(_REPEATING, call.name, max(seen), limits.repeats))
         elif failing >= limits.errors - 1 and call.name == done[-1].call.name:
-            findings.append(_failing_again(call.name, failing, limits.errors))
+            findings.append(_climb(_FAILING, call.name, failing, limits.errors))
         else:
             findings.append(None)
     return tuple(findings)
@@ -163,33 +163,31 @@ def _reply_of(call: CallState) -> str:
     return call.key.rpartition(":")[0]
 
 
-def _repeating(name: str, seen: int, repeats: int) -> Finding:
-    if seen < repeats:
-        text = (
-            f"Note: {name} was already asked for with the same arguments in {seen} replies before this one, and the "
-            "results were the same. Once more will not help: use what you have, or try something else."
-        )
-        return Finding("note", text)
-    if seen == repeats:
-        text = (
-            f"not run: {name} with these arguments has given the same result again and again. Do something else, or "
-            "answer with what you have; asking for it once more ends the turn."
-        )
-        return Finding("refuse", text)
-    return Finding("halt", f"the model goes round in circles: it asked for {name} again after that had been refused")
+class _Words(NamedTuple):
+    """What the model is told on the first two steps of the ladder."""
+
+    note: str
+    refusal: str
 
 
-def _failing_again(name: str, seen: int, errors: int) -> Finding:
-    if seen < errors:
-        text = (
-            f"Note: the calls of {name} in the {seen} replies before this one all failed with the same error, whatever "
-            "their arguments. Try something else, or answer without it."
-        )
-        return Finding("note", text)
-    if seen == errors:
-        text = (
-            f"not run: {name} fails with the same error whatever its arguments. Do something else, or answer without "
-            "it; asking for it once more ends the turn."
-        )
-        return Finding("refuse", text)
+_REPEATING: Final = _Words(
+    "Note: {name} was already asked for with the same arguments in {seen} replies before this one, and the results "
+    "were the same. Once more will not help: use what you have, or try something else.",
+    "not run: {name} with these arguments has given the same result again and again. Do something else, or answer with "
+    "what you have; asking for it once more ends the turn.",
+)
+_FAILING: Final = _Words(
+    "Note: the calls of {name} in the {seen} replies before this one all failed with the same error, whatever their "
+    "arguments. Try something else, or answer without it.",
+    "not run: {name} fails with the same error whatever its arguments. Do something else, or answer without it; asking "
+    "for it once more ends the turn.",
+)
+
+
+def _climb(words: _Words, name: str, seen: int, bound: int) -> Finding:
+    """Return the step of the ladder for a tool that `seen` replies have asked for in vain."""
+    if seen < bound:
+        return Finding("note", words.note.format(name=name, seen=seen))
+    if seen == bound:
+        return Finding("refuse", words.refusal.format(name=name))
     return Finding("halt", f"the model goes round in circles: it asked for {name} again after that had been refused")

@@ -7,7 +7,7 @@ only.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,23 @@ class ToolRunning:
 
 
 @dataclass(frozen=True, slots=True)
+class WarmUp:
+    """What became of a preparation for a call of `tool`, or, where that is empty, of the model.
+
+    It began; it was ready after `seconds`; a call used it and was spared `seconds`; no call used it in time; it failed
+    or gave way after `seconds`.
+    """
+
+    tool: str
+    stage: Literal["begun", "ready", "used", "wasted", "failed"]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Gap:
     """`lost` items were dropped because the reader was slow; records among them can be read with `history(after=…)`."""
 
     lost: int
 
 
-Notice: TypeAlias = TextDelta | ReasoningDelta | ToolInputDelta | ToolProgress | ToolRunning | Gap
+Notice: TypeAlias = TextDelta | ReasoningDelta | ToolInputDelta | ToolProgress | ToolRunning | WarmUp | Gap

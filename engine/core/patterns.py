@@ -17,8 +17,6 @@ no text: whoever asks says whether a pattern applies to it in doubt. Everything 
 regular expression, nothing is tried twice. Pure; may import `values` and `arguments`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import lru_cache
 from json import JSONDecoder

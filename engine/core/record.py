@@ -4,12 +4,10 @@ A `TransitionRecord` is what the journal keeps, observers see and replay reads. 
 bytes that `hash` covers (see `journal.codec`). May import the other core modules' types. Must never do I/O.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from .effects import KnownEffect
-from .events import KnownEvent, UnknownEvent
+from .events import HISTORY_PRUNED, KnownEvent, UnknownEvent
 from .values import State
 
 
@@ -17,7 +15,8 @@ class TransitionRecord(NamedTuple):
     """One transition: `seq` counts from 1 without gaps, `at` is UTC (ISO 8601), `mono_ns` a monotonic clock.
 
     `hash` is the SHA-256 over the canonical bytes of everything else, `prev` the hash of the record before (64 zeros in
-    the first).
+    the first). A record that was rewritten keeps the hash it had; `rewritten` is then the digest of what it is, which a
+    later record of its history declares, and empty in any other.
     """
 
     v: int
@@ -33,3 +32,9 @@ class TransitionRecord(NamedTuple):
     prev: str
     hash: str
     line: str
+    rewritten: str = ""
+
+    @property
+    def begins(self) -> bool:
+        """Whether this is what a pruned history begins with, in place of every record up to it."""
+        return self.trigger == HISTORY_PRUNED and bool(self.rewritten)

@@ -6,6 +6,8 @@ core modules' types. Must never wait, draw a random number or look at a clock: d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .session import CallState, Turn
 from .values import Fault, FaultKind, RecoveryPlan, SessionSettings, State, ToolStatus
 
@@ -36,7 +38,7 @@ def trouble_of(call: CallState) -> FaultKind | None:
     return "tool_failure" if call.plan.stops and call.status in FAILURES else TROUBLE.get(call.status)
 
 
-def batch_fault(calls: tuple[CallState, ...]) -> Fault:
+def batch_fault(calls: Sequence[CallState]) -> Fault:
     """Return the gravest fault of a settled batch that no recovery has dealt with yet."""
     for kind in _GRAVEST_FIRST:
         names = [call.call.name for call in calls if not call.handled and trouble_of(call) == kind]
@@ -85,7 +87,8 @@ def tool_delay_s(attempt: int, settings: SessionSettings) -> float:
 
 
 def _budget_plan(fault: Fault, turn: Turn, settings: SessionSettings) -> RecoveryPlan:
-    if fault.budget is None or turn.concluding or settings.on_budget == "fail":
+    # What a parent lends nobody can extend: the child's turn fails, and the parent goes on.
+    if fault.budget is None or turn.concluding or settings.on_budget == "fail" or turn.loan is not None:
         return RecoveryPlan(action="give_up")
     if settings.on_budget == "ask":
         return RecoveryPlan(action="ask", adjustment="extend")
@@ -102,9 +105,10 @@ def _delay_s(fault: Fault, backoff_s: float) -> float:
 def objection_to(plan: RecoveryPlan, turn: Turn, settings: SessionSettings) -> str | None:
     """Return why a plan cannot take the place of the one that is about to be carried out; None where it can.
 
-    A turn can always be given up, and what would be done anyway can be done later. Beyond that a failure of the model
-    can be tried again or put aside, within `settings.max_model_retries` and never with a status that says that the
-    request is wrong; and the trouble of a batch, all of whose calls have ended, can be told to the model.
+    A turn can always be given up, its session with it, and what would be done anyway can be done later. Beyond that a
+    failure of the model can be tried again or put aside, within `settings.max_model_retries` and never with a status
+    that says that the request is wrong; and the trouble of a batch, all of whose calls have ended, can be told to the
+    model.
 
     Args:
         plan: what a host decided.
@@ -116,6 +120,8 @@ def objection_to(plan: RecoveryPlan, turn: Turn, settings: SessionSettings) -> s
     assert made is not None
     if made.by_host:
         return "the host has decided about this fault already"
+    if plan.end != "idle" and plan.action != "give_up":
+        return "only a turn that is given up can end in a shutdown"
     if plan.action == "park" and plan.not_before is None:
         return "a turn that is put aside needs a time at which it goes on"
     if plan.action == "give_up" or plan == made.model_copy(update=_times(plan)):

@@ -25,7 +25,7 @@ from typing import Literal, TypeAlias, TypeVar, cast, get_args, get_origin
 from ..errors import SecretRefused
 from .known_values import KnownValues
 from .notices import Notice, ReasoningDelta, TextDelta, ToolInputDelta, ToolProgress
-from .secret_names import SECRET_FIELDS, FieldNames, is_mark, mark
+from .secret_names import CUT, SECRET_FIELDS, FieldNames, is_mark, mark
 from .values import Value
 
 T = TypeVar("T")
@@ -78,8 +78,11 @@ class Redactor:
         return cast(T, self._clean(value))
 
     def text(self, text: str) -> str:
-        """Return a text without secrets."""
-        return self._fields.clean_text(self._known.clean(text), self._hidden)
+        """Return a text without secrets, and where it ends with `CUT`, without the half of one before that."""
+        known = self._known.clean(text)
+        if known.endswith(CUT):
+            known = self._known.without_half(known.removesuffix(CUT)) + CUT
+        return self._fields.clean_text(known, self._hidden)
 
     def stream(self) -> RedactingStream:
         """Return what cleans one text that comes in pieces."""

@@ -1,7 +1,7 @@
 """The actions of the table that answer, recover and resume: pure functions that write to a cursor.
 
 They share the small pieces of `actions`. May import the other core modules. Must never raise for an event that
-`guards.CHECKS` let pass.
+`checks.CHECKS` let pass.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from .actions import (
     handed_over,
     plan_recovery,
     prepare,
-    put_call,
     recover_batch,
-    replace_calls,
     run_call,
     settle,
 )
@@ -51,6 +49,13 @@ def give_up(cursor: Cursor) -> None:
     reason = fault.message if fault else "recovery failed"
     close_open_calls(cursor, f"cancelled: {reason}")
     end_turn(cursor, Outcome.FAILED, reason)
+
+
+def shut_down(cursor: Cursor) -> None:
+    """End the turn as failed and let go of the session; it comes back idle."""
+    give_up(cursor)
+    cursor.left = State.IDLE
+    cursor.effects.append(CLOSE)
 
 
 def start_answered_call(cursor: Cursor) -> None:
@@ -93,7 +98,7 @@ def close_answered_call(cursor: Cursor) -> None:
     _take_request(cursor)
     place = place_of(cursor.calls, closed.call.id)
     assert place is not None
-    put_call(cursor, place, closed._replace(handed=False))
+    cursor.calls[place] = closed._replace(handed=False)
     if cursor.event.blob is not None:
         cursor.spilled = True
 
@@ -218,9 +223,9 @@ def ask_about_outcomes(cursor: Cursor) -> None:
         if call.status is ToolStatus.UNKNOWN and not call.handled
     )
     # A failure that ends the turn still does when the questions are answered.
-    settled = TROUBLE.values()
-    handled = tuple(call._replace(handled=True) if trouble_of(call) in settled else call for call in cursor.calls)
-    replace_calls(cursor, handled)
+    for place, call in enumerate(cursor.calls):
+        if trouble_of(call) in TROUBLE.values():
+            cursor.calls[place] = call._replace(handled=True)
     cursor.change_turn(requests=cursor.open_turn.requests + requests, plan=None, fault=None)
     cursor.effects.extend(AskUser(request=request) for request in requests)
 
@@ -304,10 +309,9 @@ def begin_fork(cursor: Cursor) -> None:
     if turn is None:
         return
     requests = [request.model_copy(update={"expires_at": None}) for request in turn.requests]
-    calls: list[CallState] = []
-    for call in cursor.calls:
+    for place, call in enumerate(cursor.calls):
         if call.approved and not call.status.terminal:
-            call = call._replace(approved=False)
+            cursor.calls[place] = call = call._replace(approved=False)
             if call.asks:
                 text = call.plan.refusal or f"May {call.call.name} run?"
                 # With the sequence: the parent's question about this call has been answered.
@@ -315,10 +319,7 @@ def begin_fork(cursor: Cursor) -> None:
                 requests.append(
                     Request(id=name, kind="approval", call_id=call.call.id, text=text, binding=call.plan.binding)
                 )
-        calls.append(call)
-    if turn.batch is not None:
-        replace_calls(cursor, tuple(calls))
-    if cursor.left is State.EXECUTING_TOOLS and not any(call.runs for call in calls):
+    if cursor.left is State.EXECUTING_TOOLS and not any(call.runs for call in cursor.calls):
         cursor.left = State.WAITING_FOR_USER
     cursor.change_turn(requests=tuple(requests), extended=())
 
@@ -339,4 +340,4 @@ def _leave_shutdown(cursor: Cursor) -> None:
 
 def _note_interruption(cursor: Cursor) -> None:
     _leave_shutdown(cursor)
-    replace_calls(cursor, after_interruption(cursor))
+    cursor.calls[:] = after_interruption(cursor)

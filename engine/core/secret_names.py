@@ -58,6 +58,10 @@ _OPENING = re.compile(r"\\{0,15}[\"']")
 _BARE = re.compile(r"[^\s,}\]\"'\\{\[]*")
 
 
+CUT = " [cut here]"
+"""What a text ends with that was cut to a length before it was cleaned: a secret may have been cut in two."""
+
+
 def mark(name: str) -> str:
     """Return what stands in place of a secret."""
     return f"[redacted:{name}]"

@@ -6,8 +6,6 @@ result. Named tuples, because a step replaces several of them and they are copie
 modules' types. Must never do I/O.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,6 +13,7 @@ from pydantic import JsonValue
 
 from .events import SessionOpened
 from .grants import Grant
+from .loans import NOTHING_SPENT, Lent, Loan, Spent
 from .transcript import Transcript
 from .values import (
     BudgetKind,
@@ -44,7 +43,8 @@ class CallState(NamedTuple):
 
     `key` is the idempotency key, the id of the effect that first asked for it: (session, sequence, index of the call).
     `handled` says that a recovery has already dealt with its status; `handed` that the host has the call and will say
-    what came of it; `attempt` counts its runs from 1, those that an interruption repeats not.
+    what came of it; `attempt` counts its runs from 1, those that an interruption repeats not. `started_at` is when the
+    last of them began, None where nobody saw it.
     """
 
     call: ToolCall
@@ -60,6 +60,7 @@ class CallState(NamedTuple):
     resources: ResourceUsage | None = None
     handed: bool = False
     attempt: int = 1
+    started_at: str | None = None
 
     @property
     def started(self) -> bool:
@@ -102,6 +103,7 @@ class Turn(NamedTuple):
     """A turn, open or just ended. `fault_counts` pairs a fault kind with how often it struck in this turn.
 
     `extended` pairs a budget with what was added to it; `concluding` says that the model was asked for its last reply.
+    `loan` is what the session's parent lends it, `before` what earlier turns used of that; `lent` is for its children.
     """
 
     number: int
@@ -127,11 +129,14 @@ class Turn(NamedTuple):
     cost_pico: int = 0
     extended: tuple[tuple[BudgetKind, int], ...] = ()
     concluding: bool = False
+    loan: Loan | None = None
+    before: Spent = NOTHING_SPENT
+    lent: tuple[Lent, ...] = ()
 
     @property
     def calls(self) -> tuple[CallState, ...]:
         """Every call of the turn so far, finished ones first."""
-        return self.done + (self.batch.calls if self.batch else ())
+        return (*self.done, *self.batch.calls) if self.batch else self.done
 
 
 class Session(NamedTuple):
@@ -157,6 +162,11 @@ class Session(NamedTuple):
     def pending(self) -> tuple[Request, ...]:
         """What the session waits for a person to answer."""
         return self.turn.requests if self.turn else ()
+
+    @property
+    def open_calls(self) -> tuple[CallState, ...]:
+        """The calls of the open batch."""
+        return self.turn.batch.calls if self.turn is not None and self.turn.batch is not None else ()
 
     def messages(self) -> Sequence[Message]:
         """Return the conversation as a model provider accepts it: every call with a result, whatever the state."""

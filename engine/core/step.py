@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..errors import IllegalTransition, InvalidEvent, ReplayError
+from .checks import CHECKS
 from .cursor import Cursor
 from .effects import KnownEffect
 from .events import KnownEvent, UnknownEvent
-from .guards import CHECKS
 from .record import TransitionRecord
 from .session import Session
+from .snapshot import begin
 from .table import LEGAL, fire, legal
 
 
@@ -88,6 +89,8 @@ def reproduce(cursor: Cursor, record: TransitionRecord) -> None:
     if record.source != cursor.state:
         raise ReplayError(f"{cursor.id}:{record.seq}: starts in {record.source}, the session is in {cursor.state}")
     if isinstance(record.event, UnknownEvent):
+        if record.begins and cursor.seq == 0:
+            begin(cursor, record, record.event)
         cursor.seq, cursor.state = record.seq, record.dest
         return
     try:

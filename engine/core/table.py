@@ -15,8 +15,6 @@ state, event and guard.
 Must stay pure. Nothing outside this module may assign a state.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -87,8 +85,14 @@ ROWS: tuple[Row, ...] = (
     Row("user_answered", (WAITING,), None, PROCESSING, then.settle_answered_call),
     # What was allowed for calls to come can be taken back at any time.
     Row("grant_revoked", (IDLE, *IN_TURN), None, None, then.drop_grant),
+    # A turn lends to a child session, and takes back what it did not use; at rest a session ends its own loan.
+    Row("budget_lent", IN_TURN, None, None, do.lend),
+    Row("budget_settled", (IDLE,), None, None, do.end_loan),
+    Row("budget_settled", IN_TURN, None, None, do.settle_loan),
     # A thread that was given up has ended.
     Row("late_result", (IDLE, *IN_TURN), None, None, do.ignore_late_result),
+    # Earlier records were redacted or pruned: what they led to is what it was.
+    Row("records_rewritten", (IDLE, *IN_TURN, SHUTDOWN), None, None, do.note_rewriting),
     # Something failed that is nobody's result.
     Row("faulted", IN_TURN, None, ERROR, then.note_fault),
     Row("recovery_planned", (ERROR,), None, None, then.replan),
@@ -97,6 +101,7 @@ ROWS: tuple[Row, ...] = (
     Row("recovery_needs_user", (ERROR,), given.plan_extends_budget, WAITING, then.ask_for_more),
     Row("recovery_needs_user", (ERROR,), given.plan_parks, WAITING, then.park),
     Row("recovery_needs_user", (ERROR,), None, WAITING, then.ask_about_outcomes),
+    Row("recovery_failed", (ERROR,), given.plan_shuts_down, SHUTDOWN, then.shut_down),
     Row("recovery_failed", (ERROR,), None, IDLE, then.give_up),
     Row("turn_cancelled", IN_TURN, None, IDLE, then.cancel_turn),
     # The session comes back after a crash (inside a turn) or after a shutdown (to the state it left).

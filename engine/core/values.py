@@ -4,8 +4,6 @@ Everything that enters an event, an effect or a message is built from these. May
 library's types. Must never do I/O, read a clock, draw a random number or log.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from enum import StrEnum
@@ -17,6 +15,14 @@ from ..errors import InvalidId
 
 JsonObject: TypeAlias = dict[str, JsonValue]
 """A JSON object. Treated as immutable once it is part of a value."""
+
+# One object for each bound: every `Field` costs time when the engine is imported.
+Natural: TypeAlias = Annotated[int, Field(ge=0)]
+Positive: TypeAlias = Annotated[int, Field(ge=1)]
+NotNegative: TypeAlias = Annotated[float, Field(ge=0)]
+MoreThanZero: TypeAlias = Annotated[float, Field(gt=0)]
+Finite: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+FinitePositive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
@@ -168,11 +174,11 @@ class ToolCall(Value):
 class Usage(Value):
     """Tokens of one or more model calls; cached ones are included in the input."""
 
-    input_tokens: Annotated[int, Field(ge=0)] = 0
-    output_tokens: Annotated[int, Field(ge=0)] = 0
-    cached_tokens: Annotated[int, Field(ge=0)] = 0
+    input_tokens: Natural = 0
+    output_tokens: Natural = 0
+    cached_tokens: Natural = 0
 
-    def __add__(self, other: Usage) -> Usage:
+    def __add__(self, other: "Usage") -> "Usage":
         return Usage(
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
@@ -199,11 +205,11 @@ class ResourceUsage(Value):
     process of its own both are summed over everything that it started.
     """
 
-    cpu_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    peak_memory_bytes: Annotated[int, Field(ge=0)] | None = None
-    read_bytes: Annotated[int, Field(ge=0)] | None = None
-    written_bytes: Annotated[int, Field(ge=0)] | None = None
-    network_bytes: Annotated[int, Field(ge=0)] | None = None
+    cpu_s: Finite | None = None
+    peak_memory_bytes: Natural | None = None
+    read_bytes: Natural | None = None
+    written_bytes: Natural | None = None
+    network_bytes: Natural | None = None
 
 
 class Message(Value):
@@ -263,7 +269,7 @@ class PlannedCall(Value):
     expires_at: str | None = None
     grant: str | None = None
     budget: BudgetKind | None = None
-    retries: Annotated[int, Field(ge=0)] = 0
+    retries: Natural = 0
     stops: bool = False
     external: bool = False
     due_at: str | None = None
@@ -312,11 +318,11 @@ class Fault(Value):
     message: str
     retryable: bool = False
     status: int | None = None
-    retry_after_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    retry_after_s: Finite | None = None
     budget: BudgetKind | None = None
     jitter: Annotated[float, Field(ge=0, le=1)] | None = None
     not_before: str | None = None
-    freed_bytes: Annotated[int, Field(ge=0)] | None = None
+    freed_bytes: Natural | None = None
 
 
 class RecoveryPlan(Value):
@@ -325,17 +331,19 @@ class RecoveryPlan(Value):
     `attempt` counts the faults in a row, from 1; `attempts_left` says how many more retries remain after it.
     `not_before` is the time of day, ISO 8601 in UTC, at which a turn that was put aside goes on. `by_host` marks what a
     handler of the host decided instead of the engine. `adjustment` says what changes before the turn goes on: a budget
-    is extended by a person, or the model wraps up with one last reply without tools.
+    is extended by a person, or the model wraps up with one last reply without tools. `end` is where a turn that is
+    given up leaves its session: ready for the next prompt, or shut down until it is opened again.
     """
 
     action: Literal["resume", "ask", "park", "give_up"]
     resume: State | None = None
     adjustment: Literal["extend", "wrap_up"] | None = None
-    delay_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    delay_s: Finite = 0.0
     not_before: str | None = None
-    attempt: Annotated[int, Field(ge=1)] = 1
-    attempts_left: Annotated[int, Field(ge=0)] = 0
+    attempt: Positive = 1
+    attempts_left: Natural = 0
     by_host: bool = False
+    end: Literal["idle", "shutdown"] = "idle"
 
 
 OnBudget: TypeAlias = Literal["fail", "ask", "wrap_up"]
@@ -351,17 +359,17 @@ class SessionSettings(Value):
     and `call_cost_pico` are what one model call may use at most, as far as that was declared.
     """
 
-    max_tool_rounds: Annotated[int, Field(ge=1)] = 50
-    max_parse_retries: Annotated[int, Field(ge=0)] = 2
-    max_model_retries: Annotated[int, Field(ge=0)] = 3
-    max_continuations: Annotated[int, Field(ge=0)] = 3
-    backoff_base_s: Annotated[float, Field(ge=0)] = 5.0
+    max_tool_rounds: Positive = 50
+    max_parse_retries: Natural = 2
+    max_model_retries: Natural = 3
+    max_continuations: Natural = 3
+    backoff_base_s: NotNegative = 5.0
     on_unknown: Literal["ask", "tell_model"] = "ask"
-    max_tool_calls: Annotated[int, Field(ge=0)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_cost_pico: Annotated[int, Field(ge=1)] | None = None
-    call_tokens: Annotated[int, Field(ge=0)] = 0
-    call_cost_pico: Annotated[int, Field(ge=0)] = 0
+    max_tool_calls: Natural | None = None
+    max_tokens: Positive | None = None
+    max_cost_pico: Positive | None = None
+    call_tokens: Natural = 0
+    call_cost_pico: Natural = 0
     on_budget: OnBudget = "fail"
 
 

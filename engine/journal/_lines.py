@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Iterable
 from typing import BinaryIO, NamedTuple
 
+from ..core.events import HISTORY_PRUNED
 from ..errors import JournalCorrupt
 from ..ports import StoredLine
 from .codec import GENESIS
@@ -40,6 +41,7 @@ class Envelope(NamedTuple):
     session: str
     seq: int
     hash: str
+    begins: bool = False
 
 
 def read_envelope(line: bytes) -> Envelope | None:
@@ -54,11 +56,12 @@ def read_envelope(line: bytes) -> Envelope | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     typed = isinstance(session, str) and isinstance(seq, int) and isinstance(digest, str) and isinstance(version, int)
-    return Envelope(session, seq, digest) if typed else None
+    begins = typed and fields.get("trigger") == HISTORY_PRUNED and "rewritten" in fields
+    return Envelope(session, seq, digest, begins) if typed else None
 
 
 class Located:
-    """The records of one session within a file. A fork's begin after record `base` of its `parent`."""
+    """The records of one session within a file. What precedes them up to `base` are its `parent`'s, or was pruned."""
 
     __slots__ = ("base", "external_id", "hash", "offsets", "parent")
 
@@ -70,8 +73,8 @@ class Located:
         self.external_id: str | None = None
 
     @property
-    def last(self) -> int:
-        """Sequence number of the newest record."""
+    def seq(self) -> int:
+        """Sequence of the last record."""
         return self.base + len(self.offsets)
 
 
@@ -143,11 +146,9 @@ class Index:
         if self._only is not None and envelope.session != self._only:
             return f"a record of session {envelope.session!r} stands here"
         located = self.sessions.get(envelope.session)
-        begun = located or Located()
-        if located is None and envelope.seq > 1 and (parent := _parent(line)) is not None:
-            begun = Located(envelope.seq - 1, parent)
-        if envelope.seq != begun.last + 1:
-            return f"sequence {envelope.seq} of session {envelope.session!r} follows {begun.last}"
+        begun = located or _begun(line, envelope)
+        if envelope.seq != begun.seq + 1:
+            return f"sequence {envelope.seq} of session {envelope.session!r} follows {begun.seq}"
         if located is None:
             located = self.sessions[envelope.session] = begun
             located.external_id = _external_id(line)
@@ -159,7 +160,7 @@ class Index:
     def tail(self, session: str) -> tuple[int, str]:
         """Return sequence and hash of a session's last record."""
         located = self.sessions.get(session)
-        return (located.last, located.hash) if located else (0, GENESIS)
+        return (located.seq, located.hash) if located else (0, GENESIS)
 
     def check(self, where: str) -> None:
         """Make sure that no damage was found.
@@ -186,11 +187,12 @@ class Index:
             OSError: the file cannot be read.
         """
         located = self.sessions.get(session)
-        base = located.base if located else 0
-        offsets: Iterable[int] = located.offsets[after - base : after - base + limit] if located else ()
+        base = 0 if located is None else located.base
+        start = max(0, after - base)
+        offsets: Iterable[int] = located.offsets[start : start + limit] if located else ()
         lines: list[StoredLine] = []
         with _open_at(fd, 0) as file:
-            for seq, offset in enumerate(offsets, after + 1):
+            for seq, offset in enumerate(offsets, base + start + 1):
                 if file.tell() != offset:
                     file.seek(offset)
                 line = file.readline()
@@ -208,7 +210,16 @@ def _open_at(fd: int, offset: int) -> BinaryIO:
     return file
 
 
-def _parent(line: bytes) -> str | None:
+def _begun(line: bytes, envelope: Envelope) -> Located:
+    """Return where a session's records stand that begin with this line."""
+    if envelope.begins:
+        return Located(envelope.seq - 1)
+    if envelope.seq > 1 and (parent := parent_in(line)) is not None:
+        return Located(envelope.seq - 1, parent)
+    return Located()
+
+
+def parent_in(line: bytes) -> str | None:
     """Return the parent of the fork that begins with this line, None if none does."""
     try:
         event = json.loads(line)["event"]

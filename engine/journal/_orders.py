@@ -3,9 +3,7 @@
 May import core, errors and ports. Must never do I/O.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from ..core.events import SessionForked, SessionOpened
@@ -31,6 +29,16 @@ class Append(NamedTuple):
     records: Sequence[TransitionRecord]
 
 
+class Rewrite(NamedTuple):
+    """Drop the records before `first` and put other lines in the place of some, all or none."""
+
+    session: str
+    epoch: int
+    owner: str
+    first: int
+    lines: Mapping[int, str]
+
+
 class Release(NamedTuple):
     """Take the right back."""
 
@@ -46,7 +54,7 @@ class Fork(NamedTuple):
     record: TransitionRecord
 
 
-Order: TypeAlias = Claim | Append | Release | Fork
+Order: TypeAlias = Claim | Append | Rewrite | Release | Fork
 
 
 class Granted(NamedTuple):
@@ -79,6 +87,8 @@ def check_next(session: str, seq: int, digest: str, record: TransitionRecord) ->
     """
     if record.session != session:
         raise UsageError(f"a record of session {record.session!r} cannot go to {session!r}; nothing was written")
+    if seq == 0 and record.begins:
+        return
     if record.seq != seq + 1 or record.prev != digest:
         raise UsageError(
             f"record {record.seq} does not continue record {seq} of session {session!r}, nothing was written: "

@@ -11,30 +11,16 @@ from __future__ import annotations
 import json
 import sqlite3
 import stat
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ..errors import JournalCorrupt, JournalError, JournalTooNew, NotAJournal, SessionBusy, StaleWriter, UsageError
-from ..ports import StoredLine, Tail
-from ._orders import (
-    Append,
-    Claim,
-    Fork,
-    Granted,
-    Release,
-    check_fork,
-    check_next,
-    external_id_of,
-    parent_of,
-    unavailable,
-)
+from ..ports import Tail
+from . import _sqlite_histories as histories, _sqlite_rewriting as rewriting
+from ._orders import Append, Claim, Fork, Granted, Release, Rewrite, check_next, external_id_of, unavailable
 from ._owner import Token, living_owner
 from ._thread import Job
-from .codec import GENESIS, decode
-from .forking import Origin
 
 APPLICATION_ID = 0x41454A31
 """Marks a database file as a journal."""
@@ -62,13 +48,6 @@ _ADVICE = {
 }
 
 
-class _Held(NamedTuple):
-    """The stored tail of a session whose right was given here."""
-
-    seq: int
-    hash: str
-
-
 class SqliteStore:
     """Carries out orders on one database, a transaction for each group."""
 
@@ -77,7 +56,8 @@ class SqliteStore:
         self.commits = 0
         self._connection: sqlite3.Connection | None = None
         self._token = Token()
-        self._held: dict[str, _Held] = {}
+        # The stored tails of the sessions whose right was given here.
+        self._held: dict[str, Tail] = {}
 
     def perform(self, jobs: Sequence[Job]) -> None:
         """Carry the orders out in one transaction; an order that is refused leaves the others as they are.
@@ -106,6 +86,9 @@ class SqliteStore:
                 job.error = error
         self._connection.execute("COMMIT")
         self.commits += 1
+        for job in jobs:
+            if isinstance(job.order, Rewrite) and job.error is None:
+                job.error = rewriting.wipe(self.place, self._connection, job.order)
 
     def _carry_out(self, connection: sqlite3.Connection, job: Job) -> None:
         match job.order:
@@ -114,20 +97,27 @@ class SqliteStore:
             case Claim():
                 job.granted = self._claim(connection, job.order)
             case Fork():
-                _fork(connection, job.order)
+                histories.fork(connection, job.order)
+            case Rewrite():
+                self._check_right(connection, job.order)
+                histories.check_rewrite(connection, job.order)
+                rewriting.rewrite(connection, job.order)
             case Release(session, epoch, owner):
                 connection.execute(
                     "UPDATE sessions SET owner = NULL WHERE id = ? AND epoch = ? AND owner = ?", (session, epoch, owner)
                 )
                 self._held.pop(session, None)
 
+    def _check_right(self, connection: sqlite3.Connection, order: Append | Rewrite) -> None:
+        row = connection.execute("SELECT epoch, owner FROM sessions WHERE id = ?", (order.session,)).fetchone()
+        if row != (order.epoch, order.owner):
+            self._held.pop(order.session, None)
+            raise StaleWriter(order.session, order.epoch)
+
     def _append(self, connection: sqlite3.Connection, order: Append) -> None:
         session, records = order.session, order.records
-        row = connection.execute("SELECT epoch, owner FROM sessions WHERE id = ?", (session,)).fetchone()
-        if row != (order.epoch, order.owner):
-            self._held.pop(session, None)
-            raise StaleWriter(session, order.epoch)
-        held = self._held.get(session) or _stored_tail(connection, session)
+        self._check_right(connection, order)
+        held = self._held.get(session) or histories.tail_of(connection, session)
         check_next(session, held.seq, held.hash, records[0])
         connection.executemany(
             "INSERT INTO records (session, seq, line) VALUES (?, ?, ?)",
@@ -135,7 +125,7 @@ class SqliteStore:
         )
         if held.seq == 0 and (name := external_id_of(records[0])) is not None:
             connection.execute("UPDATE sessions SET external_id = ? WHERE id = ?", (json.dumps(name), session))
-        self._held[session] = _Held(records[-1].seq, records[-1].hash)
+        self._held[session] = Tail(records[-1].seq, records[-1].hash)
 
     def _claim(self, connection: sqlite3.Connection, order: Claim) -> Granted:
         session = order.session
@@ -146,14 +136,14 @@ class SqliteStore:
             holder = living_owner(owner) if not mine or session in self._held else None
             if holder is not None:
                 raise SessionBusy(session, holder)
-        tail = _stored_tail(connection, session)
+        tail = histories.tail_of(connection, session)
         connection.execute(
             "INSERT INTO sessions (id, epoch, owner) VALUES (?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch, owner = excluded.owner",
             (session, epoch + 1, self._token.text),
         )
         self._held[session] = tail
-        return Granted(epoch + 1, self._token.text, Tail(tail.seq, tail.hash))
+        return Granted(epoch + 1, self._token.text, tail)
 
     def close(self) -> None:
         """Release everything that was claimed here, and close the connection.
@@ -178,85 +168,6 @@ class SqliteStore:
             connection.close()  # rolls back what is open
 
 
-def _stored_tail(connection: sqlite3.Connection, session: str) -> _Held:
-    row = connection.execute(
-        "SELECT seq, line FROM records WHERE session = ? ORDER BY seq DESC LIMIT 1", (session,)
-    ).fetchone()
-    if row is None:
-        return _Held(0, GENESIS)
-    seq, line = check_row(session, row)
-    record = decode(line, session, seq)
-    if (record.session, record.seq) != (session, seq):
-        raise JournalCorrupt(session, seq, f"record {record.seq} of session {record.session!r} stands here")
-    return _Held(seq, record.hash)
-
-
-def _fork(connection: sqlite3.Connection, order: Fork) -> None:
-    session, record = order
-    before = connection.execute(
-        "SELECT line FROM records WHERE session = ? AND seq = ?", (parent_of(record), record.seq - 1)
-    ).fetchone()
-    taken = _stored_tail(connection, session).seq > 0
-    check_fork(record, None if before is None else check_row(session, (record.seq - 1, before[0]))[1], taken=taken)
-    connection.execute("INSERT INTO sessions (id, epoch) VALUES (?, 0) ON CONFLICT (id) DO NOTHING", (session,))
-    connection.execute("INSERT INTO records (session, seq, line) VALUES (?, ?, ?)", (session, record.seq, record.line))
-
-
-def origin_of(connection: sqlite3.Connection, session: str) -> Origin | None:
-    """Return where a session was forked from: its own first record says so.
-
-    Raises:
-        JournalCorrupt: that record is damaged.
-    """
-    row = connection.execute(
-        "SELECT seq, line FROM records WHERE session = ? ORDER BY seq LIMIT 1", (session,)
-    ).fetchone()
-    if row is None or row[0] == 1:
-        return None
-    seq, line = check_row(session, row)
-    parent = parent_of(decode(line, session, seq))
-    return None if parent is None else Origin(parent, seq - 1)
-
-
-def page_of(connection: sqlite3.Connection, session: str, after: int, limit: int) -> list[StoredLine]:
-    """Return up to `limit` records of a session that follow sequence `after`, those of its ancestors first.
-
-    Raises:
-        JournalCorrupt: a row holds other types than were stored, or a fork's first record is damaged.
-    """
-    own = _rows(connection, session, after, limit)
-    if own and own[0].offset == after + 1:
-        return own
-    holders = [Origin(session, sys.maxsize)]
-    while (origin := origin_of(connection, holders[-1].session)) is not None:
-        holders.append(origin)
-        if origin.seq <= after:
-            break
-    lines: list[StoredLine] = []
-    for name, upto in reversed(holders):
-        lines += _rows(connection, name, after + len(lines), min(limit - len(lines), max(0, upto - after - len(lines))))
-    return lines
-
-
-def _rows(connection: sqlite3.Connection, session: str, after: int, limit: int) -> list[StoredLine]:
-    rows = connection.execute(
-        "SELECT seq, line FROM records WHERE session = ? AND seq > ? ORDER BY seq LIMIT ?", (session, after, limit)
-    )
-    return [StoredLine(line, seq) for seq, line in (check_row(session, row) for row in rows)]
-
-
-def check_row(session: str, row: tuple[Any, ...]) -> tuple[int, str]:
-    """Return sequence and text of a stored row.
-
-    Raises:
-        JournalCorrupt: they have other types than were stored.
-    """
-    seq, line = row
-    if not isinstance(seq, int) or not isinstance(line, str):
-        raise JournalCorrupt(session, seq if isinstance(seq, int) else 0, "the row does not hold a number and a text")
-    return seq, line
-
-
 def open_database(path: str) -> sqlite3.Connection:
     """Return a connection to the journal in this file, created where there is nothing.
 
@@ -267,7 +178,7 @@ def open_database(path: str) -> sqlite3.Connection:
     """
     exists = inspect_file(path)
     new = not Path(path).exists()
-    connection = _connect(path, "rwc")
+    connection = connect(path, "rwc")
     try:
         connection.execute("PRAGMA synchronous = FULL")
         if not exists:
@@ -293,7 +204,7 @@ def open_reader(path: str) -> sqlite3.Connection | None:
     """
     if not inspect_file(path):
         return None
-    connection = _connect(path, "rw")  # a reader of a WAL database needs its shared memory file
+    connection = connect(path, "rw")  # a reader of a WAL database needs its shared memory file
     connection.execute("PRAGMA query_only = ON")
     return connection
 
@@ -350,7 +261,7 @@ def _expected_bytes(path: str) -> int:
 
 
 def _read_marks(path: str, mode: str) -> tuple[int, int]:
-    connection = _connect(path, mode)
+    connection = connect(path, mode)
     try:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -359,7 +270,8 @@ def _read_marks(path: str, mode: str) -> tuple[int, int]:
         connection.close()
 
 
-def _connect(path: str, mode: str) -> sqlite3.Connection:
+def connect(path: str, mode: str) -> sqlite3.Connection:
+    """Return a bare connection to a file; `mode` is SQLite's word for what it may do."""
     uri = f"file:{quote(path)}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.text_factory = _latin  # a damaged text is reported by the codec, not by the reader of the column

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Protocol, TypeAlias
@@ -21,7 +21,7 @@ import anyio
 from ..core.record import TransitionRecord
 from ..errors import JournalError, JournalUnavailable, StaleWriter
 from ..ports import Tail
-from ._orders import Append, Claim, Granted, Order, Release, check_run, unavailable
+from ._orders import Append, Claim, Granted, Order, Release, Rewrite, check_run, unavailable
 
 GROUP_SIZE = 512
 """Most orders that share one commit."""
@@ -166,6 +166,8 @@ class WritingThread:
 class ThreadWriter:
     """The right to append to one session of a journal that writes through a thread."""
 
+    __slots__ = ("_granted", "_released", "_session", "_thread")
+
     def __init__(self, thread: WritingThread, session: str, granted: Granted) -> None:
         self._thread = thread
         self._session = session
@@ -186,6 +188,11 @@ class ThreadWriter:
         if records:
             check_run(self._session, records)
             await self._thread.submit(Append(self._session, self._granted.epoch, self._granted.owner, records))
+
+    async def rewrite(self, first: int, lines: Mapping[int, str]) -> None:
+        if self._released:
+            raise StaleWriter(self._session, self._granted.epoch)
+        await self._thread.submit(Rewrite(self._session, self._granted.epoch, self._granted.owner, first, lines))
 
     async def release(self) -> None:
         if not self._released:

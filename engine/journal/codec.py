@@ -5,20 +5,28 @@ space is the same line. `hash` is the SHA-256 of that text without the `hash` me
 before. May import core and errors. Must never do I/O or read a clock.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import ConfigDict, StrictInt, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from ..core.arguments import is_object
 from ..core.effects import Effect, KnownEffect
-from ..core.events import EVENT_TYPES, EVENTS, Event, KnownEvent, SessionForked, UnknownEvent
+from ..core.events import (
+    EVENT_TYPES,
+    EVENTS,
+    HISTORY_PRUNED,
+    Event,
+    KnownEvent,
+    RecordsRewritten,
+    RewrittenRecord,
+    SessionForked,
+    UnknownEvent,
+)
 from ..core.record import TransitionRecord
 from ..core.values import State
 from ..errors import JournalCorrupt, JournalTooNew
@@ -67,7 +75,8 @@ def seal(
 def decode(line: str, where: str = "record", offset: int = 0) -> TransitionRecord:
     """Return the record that a canonical line holds, its own hash checked.
 
-    Events of kinds that this release does not know come back as `UnknownEvent`.
+    Events of kinds that this release does not know come back as `UnknownEvent`. A record that was rewritten is checked
+    by the digest of what it is; that this was declared is for `Chain.finish` to find.
 
     Raises:
         JournalCorrupt: the line is not such a record; `offset` is reported with it.
@@ -85,6 +94,25 @@ def decode(line: str, where: str = "record", offset: int = 0) -> TransitionRecor
         RECORD_VERSION, members["session"], members["seq"], members["at"], members["mono_ns"], event.kind,
         members["source"], members["dest"], event, members["effects"], members["prev"], digest, line,
     )  # fmt: skip
+
+
+def rewrite(record: TransitionRecord, event: str, trigger: str, effects: str) -> TransitionRecord:
+    """Return a record with another content in its place: it keeps its sequence, its times and its hash in the chain.
+
+    Args:
+        record: the record as it stands.
+        event: the canonical text of the event that it is to hold.
+        trigger: the kind of that event.
+        effects: the canonical text of the effects.
+    """
+    head = f'{{"at":"{record.at}","dest":"{record.dest}","effects":{effects},"event":{event},'
+    middle = f'"hash":"{record.hash}","mono_ns":{record.mono_ns},"prev":"{record.prev}",'
+    rest = (
+        f'"seq":{record.seq},"session":"{record.session}","source":"{record.source}","trigger":"{trigger}",'
+        f'"v":{RECORD_VERSION}}}'
+    )
+    digest = sha256((head + middle + rest).encode("ascii")).hexdigest()
+    return decode(f'{head}{middle}"rewritten":"{digest}",{rest}', record.session, record.seq)
 
 
 class _Members(TypedDict):
@@ -111,9 +139,9 @@ def _reader() -> Callable[[str], _Members]:
     return TypeAdapter(_Members).validator.validate_json
 
 
-def _is_intact(line: str, digest: str) -> bool:
-    """Whether a line is what its hash covers."""
-    member = f'"hash":"{digest}",'
+def _is_intact(line: str, digest: str, name: str = "hash") -> bool:
+    """Whether a line is what a digest in it covers: all but the digest's own member."""
+    member = f'"{name}":"{digest}",'
     at = line.rfind(member)
     return (
         at >= 0
@@ -127,6 +155,11 @@ def _decode_other(line: str, where: str, offset: int) -> TransitionRecord:
     fields = _parse(line, where, offset)
     if not is_object(fields) or not isinstance(fields.get("hash"), str) or type(fields.get("v")) is not int:
         raise JournalCorrupt(where, offset, "not a transition record")
+    rewritten = fields.pop("rewritten", "")
+    if rewritten:
+        if not isinstance(rewritten, str) or not _is_intact(line, rewritten, "rewritten"):
+            raise JournalCorrupt(where, offset, "the digest does not match the rewritten record")
+        return _build(_upcast(fields, where), line, where, offset)._replace(rewritten=rewritten)
     if not _is_intact(line, fields["hash"]):
         raise JournalCorrupt(where, offset, "the hash does not match the record")
     return _build(_upcast(fields, where), line, where, offset)
@@ -204,12 +237,25 @@ def record_schema() -> dict[str, Any]:
         "prev": {**digest, "description": "hash of the record before; 64 zeros in the first"},
         "hash": {**digest, "description": "SHA-256 of the canonical text without this member"},
     }
+    required = list(properties)
+    properties["rewritten"] = {
+        **digest,
+        "description": "only in a record that was rewritten: SHA-256 of the canonical text without this member; "
+        "`hash` is then that of the record as it was",
+    }
+    definitions["HistoryPruned"] = {
+        "description": "what a pruned history begins with: the session that everything up to here led to",
+        "type": "object",
+        "properties": {"kind": {"const": HISTORY_PRUNED}, "messages": {"type": "array"}, "session": {"type": "object"}},
+        "required": ["kind", "messages", "session"],
+    }
+    event["oneOf"].append({"$ref": "#/$defs/HistoryPruned"})
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "TransitionRecord",
         "type": "object",
         "properties": properties,
-        "required": list(properties),
+        "required": required,
         "additionalProperties": False,
         "$defs": definitions,
     }
@@ -219,15 +265,27 @@ class Chain:
     """Checks that decoded records follow one another: sequence without a gap, hash on hash, one session.
 
     The history of a fork begins with records of its parent; `holder` is whose record the last one was.
+
+    Args:
+        session: whose history it is; None where it is whoever's it ends with.
+        seq: sequence of the record before the first that is to come.
+        digest: its hash.
     """
 
-    def __init__(self, session: str, seq: int = 0, digest: str = GENESIS) -> None:
-        self.session = self.holder = session
+    def __init__(self, session: str | None, seq: int = 0, digest: str = GENESIS) -> None:
+        self.holder = session or ""
         self.seq = seq
         self.digest: str = digest
+        self._name = session
+        self._owed: dict[int, RewrittenRecord] = {}
+
+    @property
+    def session(self) -> str:
+        """Whose history it is, as far as that is known."""
+        return self._name or self.holder
 
     @classmethod
-    def at(cls, line: str, session: str, offset: int = 0) -> Chain:
+    def at(cls, line: str, session: str, offset: int = 0) -> Self:
         """Return a chain whose next record is the one in `line`: for reading from the middle of a history."""
         record = decode(line, session, offset)
         chain = cls(session, record.seq - 1, record.prev)
@@ -254,21 +312,33 @@ class Chain:
         place = record.seq if offset is None else offset
         if record.session != self.holder:
             self._pass_on(record, place)
+        if self.seq == 0 and record.begins:
+            self.seq, self.digest = record.seq - 1, record.prev
         if record.seq != self.seq + 1:
             raise JournalCorrupt(self.session, place, f"sequence {record.seq} follows {self.seq}")
         if record.prev != self.digest:
             raise JournalCorrupt(self.session, place, "the chain is broken: prev is not the hash of the record before")
         self.seq = record.seq
         self.digest = record.hash
+        if record.rewritten:
+            rewritten = RewrittenRecord(seq=record.seq, hash=record.hash, digest=record.rewritten)
+            self._owed[record.seq] = rewritten
+        if isinstance(record.event, RecordsRewritten):
+            for declared in record.event.records:
+                if self._owed.get(declared.seq) == declared:
+                    del self._owed[declared.seq]
 
     def finish(self) -> None:
-        """Make sure that the history, now at its end, is the session's own and not only that of a parent.
+        """Make sure, at the end of a history, that nothing is missing there.
 
         Raises:
-            JournalCorrupt: it ends with a record of another session.
+            JournalCorrupt: it ends with a record of another session, so it is only that of a parent; or a record was
+                rewritten that no later one declares: somebody changed it who had no right to append.
         """
         if self.seq and self.holder != self.session:
             raise JournalCorrupt(self.session, self.seq, f"a record of session {self.holder!r} stands here")
+        for seq in self._owed:
+            raise JournalCorrupt(self.session, seq, "the record was rewritten, and no later record says so")
 
     def _pass_on(self, record: TransitionRecord, place: int) -> None:
         event = record.event
@@ -286,5 +356,6 @@ __all__ = [
     "Upcaster",
     "decode",
     "record_schema",
+    "rewrite",
     "seal",
 ]

@@ -3,11 +3,11 @@
 A journal need not satisfy it: whoever forks asks first. May import core and errors.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..core.record import TransitionRecord
+from ..errors import HistoryShared
 
 
 class Origin(NamedTuple):
@@ -33,6 +33,14 @@ class Forking(Protocol):
         """
         ...
 
+    async def forks(self, session: str) -> Mapping[str, int]:
+        """Return the forks that begin with records of a session itself, each with the last record that it shares.
+
+        Raises:
+            InvalidId, JournalUnavailable, JournalCorrupt, NotAJournal: as in `Journal.claim`.
+        """
+        ...
+
     async def origin(self, session: str) -> Origin | None:
         """Return where a session was forked from, None for one that was not, or that is not there.
 
@@ -40,3 +48,22 @@ class Forking(Protocol):
             InvalidId, JournalUnavailable, JournalCorrupt, NotAJournal: as in `Journal.claim`.
         """
         ...
+
+
+def check_unshared(session: str, forks: Mapping[str, int], first: int, lines: Iterable[int]) -> None:
+    """Make sure that no fork shares what is to be changed.
+
+    Args:
+        session: whose records are to be changed.
+        forks: the last record that each of its forks shares.
+        first: the records before it are to be dropped.
+        lines: the records that are to hold something else.
+
+    Raises:
+        HistoryShared: one does.
+    """
+    # Every fork shares the first record that is there.
+    lowest = 1 if first > 1 else min(lines, default=None)
+    heirs = [] if lowest is None else [name for name, shared in sorted(forks.items()) if shared >= lowest]
+    if heirs:
+        raise HistoryShared(session, tuple(heirs))

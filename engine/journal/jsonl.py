@@ -10,7 +10,8 @@ import os
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 
 import anyio.to_thread
 
@@ -18,8 +19,11 @@ from ..core.record import TransitionRecord
 from ..core.values import check_id
 from ..errors import JournalUnavailable
 from ..ports import SessionInfo, StoredLine, Writer
-from ._jsonl_store import JsonlStore, Layout, session_of, translate
-from ._lines import Index
+from . import _jsonl_checkpoints as checkpoints
+from ._jsonl_forks import forks_in_files, forks_in_index
+from ._jsonl_layout import Layout
+from ._jsonl_store import JsonlStore, translate
+from ._lines import Index, Located
 from ._orders import Fork, check_page
 from ._thread import WritingThread, claim
 from .forking import Origin
@@ -79,9 +83,29 @@ class JsonlJournal:
         """Return where a session was forked from; see `ports.Forking.origin`."""
         return await anyio.to_thread.run_sync(self._reader.origin, check_id(session))
 
+    async def forks(self, session: str) -> Mapping[str, int]:
+        """Return what the forks of a session share; see `ports.Forking.forks`."""
+        return await anyio.to_thread.run_sync(self._reader.forks, check_id(session))
+
     async def sessions(self) -> Sequence[SessionInfo]:
         """Return every session that has a record, sorted by id."""
         return await anyio.to_thread.run_sync(self._reader.sessions)
+
+    async def put_checkpoint(self, session: str, text: str) -> None:
+        """Keep a text to begin from, in a file of its own; see `keeping.Checkpointing`. It is not flushed."""
+        place = self._store.layout.checkpoint_of(check_id(session))
+        try:
+            await anyio.to_thread.run_sync(checkpoints.put, place, text)
+        except OSError as error:
+            raise translate(self.path, error) from error
+
+    async def get_checkpoint(self, session: str) -> str | None:
+        """Return the text to begin from; see `keeping.Checkpointing`."""
+        place = self._store.layout.checkpoint_of(check_id(session))
+        try:
+            return await anyio.to_thread.run_sync(checkpoints.get, place)
+        except OSError as error:
+            raise translate(self.path, error) from error
 
     async def aclose(self) -> None:
         """Release every session claimed here and close the files. Idempotent; the next use opens them again."""
@@ -98,61 +122,57 @@ class LockFreeReader:
 
     def page(self, session: str, after: int, limit: int) -> Sequence[StoredLine]:
         """Return a page of records, as `JsonlJournal.read`."""
-        with self._lock:
-            try:
-                folder = self._open_folder()
-                if folder is None:
-                    return ()
-                try:
-                    return self._page(folder, session, after, limit)
-                finally:
-                    os.close(folder)
-            except OSError as error:
-                raise translate(self._layout.path, error) from error
+        with self._folder() as folder:
+            return () if folder is None else self._page(folder, session, after, limit)
 
     def origin(self, session: str) -> Origin | None:
         """Return where a session was forked from, as `JsonlJournal.origin`."""
-        with self._lock:
-            try:
-                folder = self._open_folder()
-                if folder is None:
-                    return None
-                try:
-                    return self._origin(folder, session)
-                finally:
-                    os.close(folder)
-            except OSError as error:
-                raise translate(self._layout.path, error) from error
+        with self._folder() as folder:
+            located = None if folder is None else self._located(folder, session)
+        return None if located is None or located.parent is None else Origin(located.parent, located.base)
+
+    def forks(self, session: str) -> Mapping[str, int]:
+        """Return what the forks of a session share, as `JsonlJournal.forks`."""
+        with self._folder() as folder:
+            if folder is None:
+                return {}
+            if not self._layout.single:
+                return forks_in_files(folder, self._layout.files(folder), session)
+            self._located(folder, session)
+            return forks_in_index(self._indexes[self._layout.name], session)
 
     def sessions(self) -> list[SessionInfo]:
         """Return every session that has a record, as `JsonlJournal.sessions`."""
         found: list[SessionInfo] = []
+        with self._folder() as folder:
+            for name in () if folder is None else self._files(folder):
+                assert folder is not None
+                index, fd = self._index(folder, name)
+                if fd is not None:
+                    os.close(fd)
+                for key, located in index.sessions.items():
+                    found.append(SessionInfo(key, located.seq, located.external_id))
+                if index.damage is not None and not index.sessions and not self._layout.single:
+                    # Its first record is damaged. A session must not vanish for that: reading it says why.
+                    found.append(SessionInfo(name, 0))
+        return sorted(found)
+
+    @contextmanager
+    def _folder(self) -> Generator[int | None]:
+        """Give a descriptor of the folder, None where there is none yet, to one thread at a time."""
         with self._lock:
             try:
                 folder = self._open_folder()
-                if folder is None:
-                    return found
                 try:
-                    for name in self._files(folder):
-                        index, fd = self._index(folder, name)
-                        if fd is not None:
-                            os.close(fd)
-                        for key, located in index.sessions.items():
-                            found.append(SessionInfo(key, located.last, located.external_id))
-                        if index.damage is not None and not index.sessions and not self._layout.single:
-                            # Its first record is damaged. A session must not vanish for that: reading it says why.
-                            found.append(SessionInfo(name, 0))
+                    yield folder
                 finally:
-                    os.close(folder)
+                    if folder is not None:
+                        os.close(folder)
             except OSError as error:
                 raise translate(self._layout.path, error) from error
-        return sorted(found)
 
-    def _files(self, folder: int) -> list[str]:
-        if self._layout.single:
-            return [""]
-        with os.scandir(folder) as entries:
-            return [session for entry in entries if (session := session_of(entry.name)) is not None]
+    def _files(self, folder: int) -> Iterable[str]:
+        return [""] if self._layout.single else self._layout.files(folder)
 
     def _open_folder(self) -> int | None:
         try:
@@ -168,22 +188,26 @@ class LockFreeReader:
             self._indexes.popitem(last=False)
         return index, self._layout.index(folder, session, index, known=self._layout.claimed(folder))
 
-    def _origin(self, folder: int, session: str) -> Origin | None:
+    def _located(self, folder: int, session: str) -> Located | None:
         index, fd = self._index(folder, session)
         if fd is not None:
             os.close(fd)
-        located = index.sessions.get(session)
-        return None if located is None or located.parent is None else Origin(located.parent, located.base)
+        return index.sessions.get(session)
 
     def _page(self, folder: int, session: str, after: int, limit: int) -> Sequence[StoredLine]:
-        holders = [Origin(session, sys.maxsize)]
-        while (origin := self._origin(folder, holders[-1].session)) is not None and origin.seq > after:
-            holders.append(origin)
+        holders = [(session, sys.maxsize)]
+        located = self._located(folder, session)
+        while located is not None and located.parent is not None and located.base > after:
+            holders.append((located.parent, located.base))
+            located = self._located(folder, located.parent)
+        place = after if located is None else max(after, located.base)
         lines: list[StoredLine] = []
         for name, upto in reversed(holders):
-            wanted = min(limit, upto - after) - len(lines)
+            wanted = min(limit - len(lines), upto - place)
             if wanted > 0:
-                lines += self._own(folder, name, after + len(lines), wanted)
+                own = self._own(folder, name, place, wanted)
+                lines += own
+                place += len(own)
         return lines
 
     def _own(self, folder: int, session: str, after: int, limit: int) -> Sequence[StoredLine]:

@@ -10,7 +10,8 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,8 +21,10 @@ from ..core.record import TransitionRecord
 from ..core.values import check_id
 from ..errors import JournalCorrupt, UsageError
 from ..ports import SessionInfo, StoredLine, Writer
+from . import _sqlite_checkpoints as checkpoints
 from ._orders import Fork, check_page
-from ._sqlite_store import SqliteStore, open_reader, origin_of, page_of, translate
+from ._sqlite_histories import forks_of, origin_of, page_of
+from ._sqlite_store import SqliteStore, open_reader, translate
 from ._thread import WritingThread, claim
 from .forking import Origin
 
@@ -89,9 +92,27 @@ class SqliteJournal:
         found = await anyio.to_thread.run_sync(self._query, ask, ())
         return found[0] if found else None
 
+    async def forks(self, session: str) -> Mapping[str, int]:
+        """Return what the forks of a session share; see `ports.Forking.forks`."""
+        check_id(session)
+
+        def ask(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+            return [*forks_of(connection, session).items()]
+
+        return dict(await anyio.to_thread.run_sync(self._query, ask, ()))
+
     async def sessions(self) -> Sequence[SessionInfo]:
         """Return every session that has a record, sorted by id."""
         return await anyio.to_thread.run_sync(self._query, _sessions, ())
+
+    async def put_checkpoint(self, session: str, text: str) -> None:
+        """Keep a text to begin from; see `keeping.Checkpointing`. Its transaction is its own, and not flushed."""
+        await anyio.to_thread.run_sync(checkpoints.put, self._path, check_id(session), text)
+
+    async def get_checkpoint(self, session: str) -> str | None:
+        """Return the text to begin from; see `keeping.Checkpointing`."""
+        found = await anyio.to_thread.run_sync(self._query, partial(checkpoints.get, check_id(session)), ())
+        return found[0] if found else None
 
     async def aclose(self) -> None:
         """Release every session claimed here and close the file. Idempotent; the next use opens it again."""

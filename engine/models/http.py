@@ -124,6 +124,18 @@ class HttpModel:
         if client is not None and self._loop == anyio.lowlevel.current_token():
             await client.aclose()
 
+    async def warm(self, request: ModelRequest) -> None:
+        """Open a connection for the next request, unless one is kept open already. Sends nothing of the conversation.
+
+        Raises:
+            ModelError: the server cannot be reached.
+        """
+        try:
+            # Whatever the server says to a HEAD, afterwards there is a connection.
+            await self._shared_client().head(self._url, headers=self._headers)
+        except self._httpx2.HTTPError as error:
+            raise self._unreached(error) from None
+
     async def generate(self, request: ModelRequest, emit: Emit) -> ModelReply:
         """Return the model's reply, telling `emit` about text, reasoning and tool input while they grow.
 

@@ -69,6 +69,10 @@ class LlamaSettings(Value):
 _ONE_TOKEN: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
 
 
+def _ignore(notice: Notice) -> None:
+    """Show nothing of what is only read."""
+
+
 def _stop_at_once(chunk: dict[str, Any]) -> bool:
     return True
 
@@ -120,6 +124,7 @@ class LlamaCppModel:
         if self._temperature is None:
             self._temperature = 0.0 if path is None else 0.7
         self._answered = False
+        self._reading: threading.Event | None = None
         self._server: _Server | None = None
         self._turn = anyio.Lock()
         self._thread = anyio.CapacityLimiter(1)
@@ -149,6 +154,8 @@ class LlamaCppModel:
         Raises:
             ModelError: the model cannot be loaded, or the conversation does not fit its window or its template.
         """
+        if self._reading is not None:
+            self._reading.set()
         body = self._body(request)
         stop = threading.Event()
 
@@ -163,6 +170,29 @@ class LlamaCppModel:
             return reply
 
         return await self._alone(answer, stop)
+
+    async def warm(self, request: ModelRequest) -> None:
+        """Read the conversation of a request ahead, so that a request that begins like it finds it in the cache.
+
+        Does nothing while the model is at work, and gives way, between two batches, as soon as it is asked.
+
+        Raises:
+            ModelError: as in `generate`.
+        """
+        if self._turn.locked():
+            return
+        body = {**self._body(request), "max_tokens": 0}
+        stop = self._reading = threading.Event()
+        reading = _Generation(body, _ignore, stop, "")
+
+        def read() -> None:
+            reading.ask(self._load(), self._path.stem)
+            self._answered = True
+
+        try:
+            await self._alone(read, stop)
+        finally:
+            self._reading = None
 
     def _body(self, request: ModelRequest) -> dict[str, Any]:
         reserved = sorted(_RESERVED & request.parameters.keys())
@@ -301,6 +331,17 @@ class _Generation:
         """
         if self._stop.is_set():
             return ModelReply(finish="cancelled", model=model)
+        self.ask(server, model)
+        if self._stop.is_set() and not self._builder.finished:
+            return ModelReply(finish="cancelled", model=model)
+        return self._finished(self._builder.reply().model_copy(update={"model": model}))
+
+    def ask(self, server: _Server, model: str) -> None:
+        """Let llama.cpp work on the request until it is done or stopped.
+
+        Raises:
+            ModelError: it cannot take the request.
+        """
         try:
             server.handle_chat_completions(self._body, self._hear)
         except (TypeError, ValueError, RuntimeError, RecursionError) as error:
@@ -309,9 +350,6 @@ class _Generation:
             raise self._failure
         if self._refusal is not None:
             raise _refused(self._refusal, model)
-        if self._stop.is_set() and not self._builder.finished:
-            return ModelReply(finish="cancelled", model=model)
-        return self._finished(self._builder.reply().model_copy(update={"model": model}))
 
     def _hear(self, chunk: dict[str, Any]) -> bool:
         """Take in a chunk; True ends the generation. llama.cpp drops what is raised here, so it is kept for `run`."""

@@ -7,6 +7,7 @@ Pure but for `save` and `load`: no clock, no randomness, the same in every proce
 from __future__ import annotations
 
 from .arguments import Guess
+from .books import Books, Tally
 from .contexts import END, START, Situation
 from .decision import Allowance, Benefit, Choice, Chooser, Declared, Preparation, WarmRule, permitted
 from .learned import PredictorSettings
@@ -20,6 +21,7 @@ __all__ = [
     "START",
     "Allowance",
     "Benefit",
+    "Books",
     "Choice",
     "Chooser",
     "Declared",
@@ -33,6 +35,7 @@ __all__ = [
     "Rule",
     "Score",
     "Situation",
+    "Tally",
     "WarmRule",
     "permitted",
 ]

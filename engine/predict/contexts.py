@@ -8,6 +8,7 @@ two sessions: what is learned from all of them is kept elsewhere.
 
 from __future__ import annotations
 
+from copy import copy
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -106,6 +107,12 @@ class Session:
         self.keys: list[Key] = []
         self.here_keys: list[Key] = []
         self._find_keys(0)
+
+    def ahead(self) -> Session:
+        """Return another session that stands where this one does, to be moved on for the sake of argument."""
+        other = copy(self)
+        other.history, other.used = list(self.history), set(self.used)
+        return other
 
     def push(self, symbol: Symbol, arguments_word: int) -> None:
         """Go on to the point after a call. `arguments_word` is 0 where nothing is known about the arguments."""

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
-from math import exp
+from itertools import islice
+from math import exp, inf
 from typing import Literal, NamedTuple, TypeAlias
 
 from .counts import MAX_SYMBOLS
@@ -105,52 +106,114 @@ class WarmRule:
 
 
 class _Mean:
-    """A mean that forgets: each observation weighs more than the one before."""
+    """A mean that forgets: each observation weighs more than the one before. `prior` counts for `heft` of them."""
 
-    __slots__ = ("_sum", "_weight", "keep")
+    __slots__ = ("heft", "keep", "prior", "total", "weight")
 
-    def __init__(self, keep: float, start: float, weight: float) -> None:
+    def __init__(self, keep: float, heft: float, prior: float) -> None:
         self.keep = keep
-        self._sum = start * weight
-        self._weight = weight
+        self.heft = heft
+        self.prior = prior
+        self.total = self.weight = 0.0
 
     @property
     def value(self) -> float:
-        return self._sum / self._weight
+        return (self.total + self.heft * self.prior) / (self.weight + self.heft)
 
     def add(self, observed: float) -> None:
-        self._sum = self._sum * self.keep + observed
-        self._weight = self._weight * self.keep + 1
+        self.total = self.total * self.keep + observed
+        self.weight = self.weight * self.keep + 1
+        self.heft *= self.keep
+
+
+class Sums(NamedTuple):
+    """What a mean is made of."""
+
+    total: float
+    weight: float
+    prior: float
+    heft: float
+
+
+_THINKING, _ALL, _WARM = "<thinking>", "<all>", "<warm>"
+_NOTHING = Sums(0.0, 0.0, 0.0, inf)
 
 
 class Benefit:
     """Learns how many seconds a preparation saves: a tool's start-up, but no more than the model takes to think.
 
-    A tool begins at the mean of all tools, which begins at a second; thinking begins at two.
+    A start-up is what a cold call takes beyond warm ones. A tool begins at what it declares, or at the mean of all
+    tools, which begins at a second; thinking begins at two.
     """
 
     def __init__(self) -> None:
-        self._thinking = _Mean(0.99, 2.0, 1.0)
-        self._all = _Mean(0.998, 1.0, 1.0)
-        self._starts: dict[str, _Mean] = {}
+        self._means = {_THINKING: _Mean(0.99, 1.0, 2.0), _ALL: _Mean(0.998, 1.0, 1.0)}
+
+    @property
+    def thinking_s(self) -> float:
+        """The seconds that the model takes to reply."""
+        return self._means[_THINKING].value
+
+    def start_s(self, tool: str) -> float:
+        """Return the seconds that a tool is expected to need to start up."""
+        return self._means.get(tool, self._means[_ALL]).value
 
     def expected_s(self, tool: str) -> float:
         """Return the seconds that preparing a tool is expected to save."""
-        return min(self._starts.get(tool, self._all).value, self._thinking.value)
+        return min(self.start_s(tool), self.thinking_s)
+
+    def declare(self, tool: str, seconds: float) -> None:
+        """Take a tool's own word for its start-up, which counts as much as two observations."""
+        if tool not in self._means:
+            self._add(tool, seconds)
 
     def started(self, tool: str, seconds: float) -> None:
         """Count the seconds that a tool took to start up cold."""
-        start = self._starts.get(tool)
-        if start is None:
-            if len(self._starts) >= MAX_SYMBOLS:
-                del self._starts[next(iter(self._starts))]
-            start = self._starts[tool] = _Mean(0.98, self._all.value, 2.0)
-        start.add(seconds)
-        self._all.add(seconds)
+        everything = self._means[_ALL]
+        (self._means.get(tool) or self._add(tool, everything.value)).add(seconds)
+        everything.add(seconds)
+
+    def called(self, tool: str, seconds: float, *, cold: bool) -> None:
+        """Count the seconds that a call took. A cold one says something once a warm one was seen."""
+        warm = self._means.get(_WARM + tool)
+        if not cold:
+            (warm or self._add(_WARM + tool, seconds)).add(seconds)
+        elif warm is not None:
+            self.started(tool, max(0.0, seconds - warm.value))
 
     def thought(self, seconds: float) -> None:
         """Count the seconds that the model took to reply."""
-        self._thinking.add(seconds)
+        self._means[_THINKING].add(seconds)
+
+    def sums(self) -> dict[str, Sums]:
+        """Return everything that was learned."""
+        return {name: Sums(mean.total, mean.weight, mean.prior, mean.heft) for name, mean in self._means.items()}
+
+    @classmethod
+    def of(cls, sums: Mapping[str, Sums]) -> Benefit:
+        """Return what `sums` described."""
+        benefit = cls()
+        for name, (total, weight, prior, heft) in sums.items():
+            mean = benefit._means.get(name) or benefit._add(name, prior)
+            mean.total, mean.weight, mean.heft = total, weight, heft
+        return benefit
+
+    def merged(self, other: Benefit) -> Benefit:
+        """Return what both have learned; the order of the two does not matter."""
+        mine, theirs = self.sums(), other.sums()
+        both: dict[str, Sums] = {}
+        for name in sorted(mine.keys() | theirs.keys()):
+            one, two = mine.get(name, _NOTHING), theirs.get(name, _NOTHING)
+            prior, heft = max(one.prior, two.prior), min(one.heft, two.heft)
+            both[name] = Sums(one.total + two.total, one.weight + two.weight, prior, heft)
+        return Benefit.of(both)
+
+    def _add(self, name: str, prior: float) -> _Mean:
+        mean = self._means[name] = _Mean(0.98, 2.0, prior)
+        while len(self._means) > MAX_SYMBOLS:
+            # The first two are everybody's; after them the oldest stands.
+            del self._means[next(islice(self._means, 2, None))]
+        return mean
 
 
 class Chooser:

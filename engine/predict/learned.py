@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..errors import UsageError
+from . import books as accounts
 from .arguments import ArgumentRules, Habit, Score, strongest_rules, strongest_shapes
 from .counts import SEEN, K, Tables, V, added, keep_strongest, merged as merged_tables
 from .favourites import Favourites
@@ -63,6 +64,7 @@ class Learned:
         self.favourites = Favourites(self.words, MAX_FAVOURITES)
         self.rules = ArgumentRules(self.words)
         self.patterns = Patterns()
+        self.books = accounts.Books()
 
     def make_room(self) -> None:
         """Forget the weakest contexts when there are too many."""
@@ -75,6 +77,7 @@ class Learned:
         self.favourites.keep_within_bound()
         self.rules.keep_within_bounds()
         self.patterns.keep_within_bound()
+        self.patterns.weigh()
 
     def decay(self) -> int:
         """Forget the weakest contexts while nobody waits, so that the next turns find room.
@@ -110,6 +113,7 @@ def merged(one: Learned, other: Learned) -> Learned:
     both.rules.scores = _paired(one.rules.scores, other.rules.scores, _merged_scores)
     both.rules.habits = _paired(one.rules.habits, other.rules.habits, _merged_habits)
     both.patterns.by_pair = _paired(one.patterns.by_pair, other.patterns.by_pair, _merged_patterns)
+    both.books = accounts.merged(one.books, other.books)
     both.keep_within_bounds()
     return both
 

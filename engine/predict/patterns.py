@@ -17,6 +17,9 @@ from .counts import keep_strongest
 MAX_PATTERNS = 1024
 """Pairs of tools that are kept; the least frequent are forgotten."""
 
+HEAVY_BYTES = 64 * 2**20
+"""Memory from which on a tool is one that takes much."""
+
 CLASSES_PER_OCTAVE = 4
 SHORTEST_S = 1e-4
 LONGEST_S = 1e5
@@ -101,10 +104,16 @@ CALLS = attrgetter("calls")
 
 
 class Patterns:
-    """The patterns of one tenant, by (tool before, tool)."""
+    """The patterns of one tenant, by (tool before, tool).
+
+    Attributes:
+        by_pair: the patterns.
+        heavy: the tools that have taken much memory, with the most that one call did, in bytes.
+    """
 
     def __init__(self) -> None:
         self.by_pair: dict[tuple[str, str], Pattern] = {}
+        self.heavy: dict[str, int] = {}
 
     def add(self, before: str, tool: str, execution: Execution) -> None:
         """Count an execution of `tool` that followed `before`."""
@@ -112,11 +121,23 @@ class Patterns:
         if pattern is None:
             pattern = self.by_pair[before, tool] = Pattern()
         pattern.add(execution)
+        if execution.memory_bytes is not None:
+            self._weigh(tool, execution.memory_bytes)
         self.keep_within_bound()
 
     def keep_within_bound(self) -> None:
         """Make room when there are too many pairs."""
         keep_strongest(self.by_pair, MAX_PATTERNS, CALLS)
+
+    def weigh(self) -> None:
+        """Find out anew which tools take much memory."""
+        self.heavy = {}
+        for (_, tool), pattern in self.by_pair.items():
+            self._weigh(tool, pattern.memory_bytes)
+
+    def _weigh(self, tool: str, memory_bytes: int) -> None:
+        if memory_bytes >= HEAVY_BYTES and len(self.heavy) < MAX_PATTERNS:
+            self.heavy[tool] = max(memory_bytes, self.heavy.get(tool, 0))
 
     def of(self, tool: str, before: str | None = None) -> Pattern:
         """Return what is known of a tool, after a certain one or after any."""

@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 
 from ..errors import PredictorRefused
 from .arguments import Habit, Score
+from .books import Books, Tally, numbers_of
 from .contexts import Kind
 from .counts import CELLS, Table
+from .decision import Benefit, Sums
 from .horizon import Ahead
 from .learned import Learned, PredictorSettings
 from .patterns import Pattern
@@ -102,6 +104,7 @@ def _describe(learned: Learned) -> dict[str, object]:
             for tool, habit in learned.rules.habits.items()
         ],
         "patterns": [[*pair, *_numbers(pattern)] for pair, pattern in learned.patterns.by_pair.items()],
+        "books": numbers_of(learned.books),
         "names": list(names),
     }
 
@@ -134,6 +137,7 @@ def _restore(body: dict[str, Any], learned: Learned) -> None:
         learned.rules.habits[_text(tool)] = Habit(_number(right), _positive(tried), known)
     for before, tool, *numbers in body["patterns"]:
         learned.patterns.by_pair[_text(before), _text(tool)] = _pattern(numbers)
+    learned.books = _books(body["books"])
 
 
 def _numbers(pattern: Pattern) -> list[float]:
@@ -148,6 +152,27 @@ def _pattern(numbers: list[Any]) -> Pattern:
     pattern.seconds, pattern.memory_bytes = _number(seconds), int(memory_bytes)
     pattern.classes = {int(place): int(count) for place, count in zip(classes[::2], classes[1::2], strict=True)}
     return pattern
+
+
+def _books(row: list[Any]) -> Books:
+    books = Books()
+    price, noted, done, acting, runs, recent_s, benefit = row
+    books.rule.price, books.acting, books.runs = _positive(price), bool(acting), int(_number(runs))
+    books.noted, books.done = _tally(noted), _tally(done)
+    books.recent_s = float(recent_s) if recent_s < 0 else _number(recent_s)
+    books.benefit = Benefit.of({_text(name): _sums(row) for name, row in benefit.items()})
+    return books
+
+
+def _sums(row: list[Any]) -> Sums:
+    sums = Sums(*map(_number, row))
+    _positive(sums.weight + sums.heft)
+    return sums
+
+
+def _tally(row: list[Any]) -> Tally:
+    prepared, used, wasted, failed, *seconds = row
+    return Tally(*(int(_number(count)) for count in (prepared, used, wasted, failed)), *map(_number, seconds))
 
 
 def _number(value: object) -> float:

@@ -7,18 +7,23 @@ its session; asking changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from operator import itemgetter
 from typing import NamedTuple
+from zlib import compress, decompress
 
 from . import files
 from .arguments import Guess
+from .books import Books
 from .contexts import END, GROWTH, START, Session, Situation
 from .files import AnyPath
 from .learned import Learned, PredictorSettings, merged
 from .mixing import Evidence
 from .patterns import Execution, Pattern
 from .persistence import decode, encode
+
+MAX_PUT_OFF = 64
+"""Things to be told that may wait."""
 
 
 class Reason(NamedTuple):
@@ -46,9 +51,10 @@ class Predictor:
         self._adopt(Learned(settings or PredictorSettings()))
 
     def _adopt(self, learned: Learned) -> None:
-        self.frozen = False
-        self._learned = learned
-        self._sessions: dict[Hashable, Session] = {}
+        self._put_off: list[Callable[[], None]] = []
+        self._frozen = False
+        self._all_learned = learned
+        self._all_sessions: dict[Hashable, Session] = {}
         self._unknown = self._new_session()
         self._always = self._unknown.keys[0][1]
 
@@ -128,6 +134,24 @@ class Predictor:
         """
         return self._learned.decay()
 
+    def later(self, tell: Callable[[], None]) -> None:
+        """Put something off that is to be told. It is told, in its order, before anything else is told or asked, so
+        nobody sees a difference; whoever has no time to learn just now does not have to.
+
+        Args:
+            tell: tells it; must not raise.
+        """
+        self._put_off.append(tell)
+        if len(self._put_off) >= MAX_PUT_OFF:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Tell what was put off."""
+        if self._put_off:
+            put_off, self._put_off = self._put_off, []
+            for tell in put_off:
+                tell()
+
     # -- asking
 
     def predict(self, key: Hashable, k: int = 3, *, situation: Situation | None = None) -> list[tuple[str, float]]:
@@ -137,6 +161,20 @@ class Predictor:
         """
         evidence = self._evidence(self._session(key), situation)
         return self._learned.mixture.ranked(evidence, k, self._symbols())
+
+    def sequence(self, key: Hashable, k: int = 4) -> list[tuple[str, float]]:
+        """Return the most probable next calls, at most `k` and none beyond the end of the turn: each the best guess if
+        those before it came and went well, with its probability then.
+        """
+        session = self._session(key).ahead()
+        found: list[tuple[str, float]] = []
+        while len(found) < k:
+            best = self._learned.mixture.ranked(self._evidence(session, None), 1, self._symbols())
+            if not best or best[0][0] == END:
+                break
+            found += best
+            session.push(self._learned.words.symbol(best[0][0]), 0)
+        return found
 
     def because(self, key: Hashable, tool: str, *, situation: Situation | None = None) -> list[Reason]:
         """Return what speaks for `tool` as the next one, the weightiest first.
@@ -184,7 +222,30 @@ class Predictor:
     @property
     def settings(self) -> PredictorSettings:
         """Whose predictor it is, and what it may hold."""
-        return self._learned.settings
+        return self._all_learned.settings
+
+    @property
+    def frozen(self) -> bool:
+        """Whether sessions are only followed, and nothing is learned from them."""
+        return self._frozen
+
+    @frozen.setter
+    def frozen(self, frozen: bool) -> None:
+        self.catch_up()
+        self._frozen = frozen
+
+    @property
+    def heavy(self) -> Mapping[str, int]:
+        """The tools that have taken 64 MiB of memory or more, with the most that one call did, in bytes.
+
+        What is put off is not part of it.
+        """
+        return self._all_learned.patterns.heavy
+
+    @property
+    def books(self) -> Books:
+        """What preparing ahead has cost and saved; see `Books`."""
+        return self._all_learned.books
 
     @property
     def observations(self) -> int:
@@ -220,6 +281,21 @@ class Predictor:
         loaded._adopt(learned)
         return loaded
 
+    def pack(self) -> bytes:
+        """Return what was learned in a form that takes a twentieth of the memory. Open sessions are not part of it."""
+        return compress(encode(self._learned).encode("ascii"), 1)
+
+    @classmethod
+    def unpack(cls, packed: bytes, settings: PredictorSettings) -> Predictor:
+        """Return the predictor that was packed, with no session open.
+
+        Raises:
+            PredictorRefused: the settings are of another salt or horizon.
+        """
+        unpacked = cls(settings)
+        unpacked._adopt(decode(decompress(packed).decode("ascii"), settings, "a packed predictor"))
+        return unpacked
+
     def merge(self, other: Predictor) -> Predictor:
         """Return a new predictor that has learned what both have; neither is changed, the order does not matter.
 
@@ -231,6 +307,18 @@ class Predictor:
         return both
 
     # -- within
+
+    @property
+    def _learned(self) -> Learned:
+        if self._put_off:
+            self.catch_up()
+        return self._all_learned
+
+    @property
+    def _sessions(self) -> dict[Hashable, Session]:
+        if self._put_off:
+            self.catch_up()
+        return self._all_sessions
 
     def _new_session(self) -> Session:
         return Session(self._learned.words.symbol(START))

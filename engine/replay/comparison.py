@@ -25,7 +25,7 @@ from ..errors import ReplayError
 
 _MEASURED = frozenset({
     "binding", "blob", "cost_pico", "due_at", "duration_s", "expires_at", "jitter", "not_before", "patch", "resources",
-    "retry_after_s", "usage", "waited_s",
+    "retry_after_s", "started_at", "usage", "waited_s",
 })  # fmt: skip
 """Fields that differ between two runs of the same thing."""
 

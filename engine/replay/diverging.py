@@ -18,7 +18,7 @@ from ..core.cursor import Cursor
 from ..core.events import ModelReplied, PromptReceived, UnknownEvent, UserAnswered
 from ..core.record import TransitionRecord
 from ..core.session import Session
-from ..core.step import take
+from ..core.step import reproduce, take
 from ..core.table import fire
 from ..core.values import ModelReply, PlannedCall, SessionSettings, State, ToolCall
 from ..errors import IllegalTransition, InvalidEvent, JournalCorrupt, ReplayError
@@ -50,7 +50,7 @@ class Rules(Protocol):
         """Return the decision about each call, as of the time `at`; None where nothing is known about tools."""
         ...
 
-    def cost_pico(self, reply: ModelReply) -> int | None:
+    def cost_pico(self, session: Session, reply: ModelReply) -> int | None:
         """Return what a reply cost, in 10^-12 of the unit of the prices; None where nothing is priced."""
         ...
 
@@ -88,7 +88,7 @@ def diverge(
     chain: Chain | None = None
     for record in records:
         if walk is None or chain is None:
-            walk, chain = _Walk(Cursor(Session(record.session)), rules, move), Chain(record.session)
+            walk, chain = _Walk(Cursor(Session(record.session)), rules, move), Chain(None)
         try:
             chain.check(record)
         except JournalCorrupt as error:
@@ -113,7 +113,7 @@ class _Core:
     def plans(self, session: Session, calls: Sequence[ToolCall], at: str) -> None:
         return None
 
-    def cost_pico(self, reply: ModelReply) -> None:
+    def cost_pico(self, session: Session, reply: ModelReply) -> None:
         return None
 
 
@@ -144,8 +144,8 @@ class _Walk:
             self._found[-1] = replace(self._found[-1], until=record.seq)
             return
         if isinstance(record.event, UnknownEvent):
-            self._unknown += 1
-            cursor.seq, cursor.state = record.seq, record.dest
+            self._unknown += not record.begins
+            reproduce(cursor, record)
             return
         before = self._cursor.frozen()
         count = len(self._found)
@@ -167,7 +167,7 @@ class _Walk:
             plans = self._replan(before, record, event.direct_calls, event.plans)
             return None if plans is None else event.model_copy(update={"plans": plans})
         if isinstance(event, ModelReplied):
-            self._check_cost(record, event)
+            self._check_cost(before, record, event)
             plans = self._replan(before, record, event.reply.tool_calls, event.plans)
             return None if plans is None else event.model_copy(update={"plans": plans})
         if isinstance(event, UserAnswered) and event.plan is not None and event.arguments is not None:
@@ -180,11 +180,11 @@ class _Walk:
         if system is not None and (said or before.turns == 0) and said[-1:] != [system]:
             self._report(record, "prompt", "the system prompt", _quoted(said[-1] if said else None), _quoted(system))
 
-    def _check_cost(self, record: TransitionRecord, event: ModelReplied) -> None:
+    def _check_cost(self, before: Session, record: TransitionRecord, event: ModelReplied) -> None:
         if event.cost_pico is None and self._settings.max_cost_pico is None:
             return
         try:
-            cost = self._rules.cost_pico(event.reply)
+            cost = self._rules.cost_pico(before, event.reply)
         except Exception as error:
             self._report(record, "budget", "the cost of the reply", str(event.cost_pico), f"{error}")
             return

@@ -52,6 +52,19 @@ def state_at(records: Iterable[TransitionRecord], seq: int) -> Session:
     raise ReplayError(f"no record {seq} in this history: " + (f"it ends at {last}" if last else "records count from 1"))
 
 
+def states(records: Iterable[TransitionRecord]) -> Iterator[Session]:
+    """Iterate over the sessions of a history: as it was right after each record.
+
+    Args:
+        records: the history of one session, from sequence 1.
+
+    Raises:
+        ReplayError: a record does not follow from those before it; the sessions up to there were given.
+    """
+    for cursor in _cursors(records):
+        yield cursor.frozen()
+
+
 def prompts(records: Iterable[TransitionRecord]) -> list[Prompt]:
     """Return what to ask, in order, to run a history again: one prompt a turn.
 
@@ -82,10 +95,15 @@ def _cursors(records: Iterable[TransitionRecord]) -> Iterator[Cursor]:
     chain: Chain | None = None
     for record in records:
         if cursor is None or chain is None:
-            cursor, chain = Cursor(Session(record.session)), Chain(record.session)
+            cursor, chain = Cursor(Session(record.session)), Chain(None)
         try:
             chain.check(record)
         except JournalCorrupt as error:
             raise ReplayError(f"{cursor.id}:{record.seq}: {error.reason}") from error
         reproduce(cursor, record)
         yield cursor
+    if chain is not None:
+        try:
+            chain.finish()
+        except JournalCorrupt as error:
+            raise ReplayError(f"{chain.session}:{error.offset}: {error.reason}") from error

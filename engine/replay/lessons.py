@@ -28,7 +28,8 @@ _OK = {ToolStatus.COMPLETED: True, ToolStatus.CANCELLED: None, ToolStatus.UNKNOW
 class Lesson(NamedTuple):
     """A call and how it ended; or, with the tool `END`, that the turn is over.
 
-    `ok` is None where it is not known, as for a call that was cut off. `duration_s` is None where none was recorded.
+    `ok` is None where it is not known, as for a call that was cut off. `duration_s` and `memory_bytes` are None where
+    none was recorded.
     """
 
     tool: str
@@ -37,6 +38,7 @@ class Lesson(NamedTuple):
     arguments: Mapping[str, object] = NO_METADATA
     duration_s: float | None = None
     content: str = ""
+    memory_bytes: int | None = None
 
 
 class _Asked(NamedTuple):
@@ -91,7 +93,7 @@ class Follower:
             lessons += self._told(settled=True)
         elif dest is State.ERROR:
             self._situation = self._situation._replace(state=State.ERROR)
-        elif dest is State.IDLE and record.source not in _NOT_IN_TURN:
+        elif record.source not in _NOT_IN_TURN and (dest is State.IDLE or record.trigger == "recovery_failed"):
             lessons += self._told(settled=True)
             lessons.append(Lesson(END, self._situation))
             self._situation = Situation(State.PROCESSING)
@@ -123,7 +125,7 @@ def teach(predictor: Predictor, key: Hashable, lesson: Lesson) -> None:
         return
     predictor.update(key, lesson.tool, lesson.ok, lesson.arguments, situation=lesson.situation)
     result = _result(lesson.content) if predictor.settings.arguments else None
-    predictor.record(key, lesson.tool, Execution(lesson.ok, lesson.duration_s, result=result))
+    predictor.record(key, lesson.tool, Execution(lesson.ok, lesson.duration_s, lesson.memory_bytes, result))
 
 
 def learn(predictor: Predictor, key: Hashable, records: Iterable[TransitionRecord]) -> int:
@@ -149,7 +151,8 @@ def learn(predictor: Predictor, key: Hashable, records: Iterable[TransitionRecor
 
 def _lesson(call: ToolCall, end: ToolFinished, situation: Situation) -> Lesson:
     ok = _OK.get(end.status, False)
-    return Lesson(call.name, situation, ok, call.arguments, end.duration_s or None, end.content)
+    memory_bytes = None if end.resources is None else end.resources.peak_memory_bytes
+    return Lesson(call.name, situation, ok, call.arguments, end.duration_s or None, end.content, memory_bytes)
 
 
 def _result(content: str) -> object:

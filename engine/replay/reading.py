@@ -30,7 +30,7 @@ async def read_history(journal: Journal, session_id: str, after: int = 0) -> Asy
     while page := await journal.read(session_id, seq, _PAGE):
         for line in page:
             if chain is None:
-                chain = Chain.at(line.text, session_id, line.offset)
+                chain = Chain.at(line.text, session_id, line.offset) if seq else Chain(session_id)
             record = chain.decode(line.text, line.offset)
             seq = record.seq
             if seq > after:

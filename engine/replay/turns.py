@@ -3,22 +3,23 @@
 May import core and journal. Must never perform anything.
 """
 
-from __future__ import annotations
-
+import json
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from ..core.record import TransitionRecord
 from ..core.session import CallState, Turn
+from ..core.snapshot import restore_turn
 from ..core.values import JsonObject, Outcome, ResourceUsage, ToolStatus, Usage
 
 
 class CallResult(NamedTuple):
     """One tool call of a turn and how it ended. `content` is the text that the model got, `duration_s` in seconds;
-    `attempts` counts its runs, the failed ones before it included.
+    `attempts` counts its runs, the failed ones before it included. `started_at` is when the last of them began (UTC),
+    None where it never ran or was cut off; `resources` is what it used, None where nobody can measure that: a call that
+    shares its process with others.
     """
 
     id: str
@@ -30,6 +31,7 @@ class CallResult(NamedTuple):
     duration_s: float
     resources: ResourceUsage | None = None
     attempts: int = 1
+    started_at: str | None = None
 
 
 def call_results(turn: Turn) -> tuple[CallResult, ...]:
@@ -40,12 +42,11 @@ def call_results(turn: Turn) -> tuple[CallResult, ...]:
 def _call_result(call: CallState) -> CallResult:
     return CallResult(
         call.call.id, call.call.name, call.call.arguments, call.status, call.content, call.error, call.duration_s,
-        call.resources, call.attempt,
+        call.resources, call.attempt, call.started_at,
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class ConversationTurn:
+class ConversationTurn(NamedTuple):
     """One ended turn. `at` is when it was opened (UTC), `duration_s` the time from there to its end, in seconds."""
 
     id: str
@@ -68,7 +69,7 @@ class TurnLog:
     """
 
     def __init__(self, size: int) -> None:
-        self._ended: deque[_Ended] = deque(maxlen=size)
+        self._ended: deque[EndedTurn] = deque(maxlen=size)
         self._last: Turn | None = None
         self._opened_at = ""
 
@@ -78,26 +79,37 @@ class TurnLog:
     def __len__(self) -> int:
         return len(self._ended)
 
+    def kept(self) -> tuple[Sequence["EndedTurn"], str]:
+        """Return the turns, oldest first, and when the newest of all was opened: what a checkpoint holds."""
+        return tuple(self._ended), self._opened_at
+
+    def begin(self, ended: Sequence["EndedTurn"], last: Turn | None, opened_at: str) -> None:
+        """Go on from what a checkpoint held; `last` is the newest turn that has ended."""
+        self._ended.extend(ended)
+        self._last, self._opened_at = last, opened_at
+
     def see(self, record: TransitionRecord, last: Turn | None) -> None:
         """Take note of a record; `last` is the newest turn that has ended by now."""
         if record.trigger == "prompt_received":
             self._opened_at = record.at
         if last is not self._last and last is not None:
             self._last = last
-            self._ended.append(_Ended(record.session, last, self._opened_at or record.at, record.at))
+            self._ended.append(EndedTurn(record.session, last, self._opened_at or record.at, record.at))
 
 
-class _Ended(NamedTuple):
-    """A turn that ended, with the times of its first and last record."""
+class EndedTurn(NamedTuple):
+    """A turn that ended, with the times of its first and last record. One from a checkpoint is the text it was written
+    as until somebody looks.
+    """
 
     session: str
-    turn: Turn
+    turn: Turn | str
     opened_at: str
     ended_at: str
 
 
-def _conversation_turn(ended: _Ended) -> ConversationTurn:
-    turn = ended.turn
+def _conversation_turn(ended: EndedTurn) -> ConversationTurn:
+    turn = restore_turn(json.loads(ended.turn)) if isinstance(ended.turn, str) else ended.turn
     took = datetime.fromisoformat(ended.ended_at) - datetime.fromisoformat(ended.opened_at)
     return ConversationTurn(
         id=f"{ended.session}:{turn.opened_seq}",

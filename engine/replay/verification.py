@@ -46,6 +46,7 @@ class Verification:
         state: the state that they lead to.
         unknown: records of kinds that this release does not know; they were not stepped, and are no fault.
         diverged: what does not hold, the first place only; what follows it cannot be judged.
+        rewritten: records that are not what they were when they were written, and that a later record declares.
     """
 
     session: str
@@ -54,6 +55,7 @@ class Verification:
     state: State
     unknown: tuple[Finding, ...] = ()
     diverged: tuple[Finding, ...] = ()
+    rewritten: tuple[Finding, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -68,23 +70,35 @@ class _Check:
     cursor: Cursor
     chain: Chain
     unknown: list[Finding]
-    name: str = ""
+    rewritten: list[Finding]
     seq: int = 0
     digest: str = GENESIS
     state: State = State.IDLE
 
     @classmethod
-    def of(cls, name: str, *, stored: bool = False) -> _Check:
-        return cls(Cursor(Session(name)), Chain(name), [], name if stored else "")
+    def of(cls, name: str, *, whole: bool = False) -> _Check:
+        return cls(Cursor(Session(name)), Chain(name if whole else None), [], [])
 
     def result(self, *diverged: Finding) -> Verification:
         return Verification(
-            self.name or self.chain.holder, self.seq, self.digest, self.state, tuple(self.unknown), diverged
+            self.chain.session, self.seq, self.digest, self.state, tuple(self.unknown), diverged, tuple(self.rewritten)
         )
+
+    def finished(self) -> Verification:
+        """Return the result of a check that came to the end of the history."""
+        try:
+            self.chain.finish()
+        except JournalCorrupt as error:
+            return self.result(Finding(error.offset, error.reason))
+        return self.result()
 
     def take(self, record: TransitionRecord) -> None:
         """Step a record whose place in the chain has been checked."""
-        if isinstance(record.event, UnknownEvent):
+        if record.begins:
+            self.rewritten.append(Finding(record.seq, "the records up to here were pruned"))
+        elif record.rewritten:
+            self.rewritten.append(Finding(record.seq, f"{record.trigger} was redacted"))
+        elif isinstance(record.event, UnknownEvent):
             text = f"{record.trigger!r} is a kind of event that this release does not know"
             self.unknown.append(Finding(record.seq, text))
         reproduce(self.cursor, record)
@@ -119,7 +133,7 @@ def verify(records: Iterable[TransitionRecord]) -> Verification:
             return check.failed(error, None)
     if check is None:
         raise ReplayError("an empty history cannot be verified: give the records of one session, from sequence 1")
-    return check.result()
+    return check.finished()
 
 
 async def verify_journal(
@@ -152,7 +166,7 @@ async def verify_journal(
 
 
 async def _verify_stored(journal: Journal, name: str, progress: Callable[[int], None] | None) -> Verification:
-    check = _Check.of(name, stored=True)
+    check = _Check.of(name, whole=True)
     offset: int | None = None
     try:
         # Up to an empty page: only there does a journal say that what follows is damaged.
@@ -164,12 +178,11 @@ async def _verify_stored(journal: Journal, name: str, progress: Callable[[int], 
                 progress(len(page))
             # A long history must not keep the other work of this loop waiting.
             await anyio.lowlevel.checkpoint()
-        check.chain.finish()
     except (JournalCorrupt, JournalTooNew, ReplayError) as error:
         return check.failed(error, error.offset if isinstance(error, JournalCorrupt) else offset)
     if check.seq == 0:
         raise UnknownSession(name)
-    return check.result()
+    return check.finished()
 
 
 def _check_content(record: TransitionRecord) -> None:

@@ -3,9 +3,6 @@
 May import core, ports, tools and its neighbours. Must never do I/O.
 """
 
-from __future__ import annotations
-
-from datetime import datetime
 from typing import Required, TypedDict
 
 from ..core.arguments import json_text
@@ -14,6 +11,7 @@ from ..core.grants import GrantTerms, Here, asked_where
 from ..core.session import CallState, Session
 from ..core.values import JsonObject, PlannedCall, Request, ToolCall
 from ..errors import InvalidEvent
+from ..tools.conflicts import in_the_way
 from ..tools.registry import Case
 from .clock import timestamp
 from .parts import Parts
@@ -80,35 +78,54 @@ def with_due_times(parts: Parts, plans: tuple[PlannedCall, ...]) -> tuple[Planne
     )
 
 
-def seconds_left(parts: Parts, request: Request) -> float | None:
-    """Return how long, in seconds, a request may still be answered; None for as long as it takes."""
-    if request.expires_at is None:
-        return None
-    return datetime.fromisoformat(request.expires_at).timestamp() - parts.clock.time_ns() / 1e9
-
-
 def with_plan(parts: Parts, session: Session, event: UserAnswered) -> UserAnswered:
-    """Return the answer with what was decided about the arguments that it changes.
+    """Return the answer with what was decided about the arguments that it changes, and about a task that it lets go.
 
     Raises:
-        InvalidEvent: the call cannot run with them; the request stays open.
+        InvalidEvent: the call cannot run with the changed arguments; the request stays open.
     """
     event = parts.clean(event)
     request = next(request for request in session.pending if request.id == event.request_id)
-    if event.arguments is None or request.kind == "budget":
-        return event
+    if event.arguments is not None and request.kind != "budget":
+        event = _edited(parts, session, request, event)
+    lets_go = event.approve if request.kind == "approval" else request.kind == "outcome" and not event.approve
+    objection = _objection(parts, session, request, event) if lets_go else None
+    return event if objection is None else event.model_copy(update={"objection": objection})
+
+
+def _edited(parts: Parts, session: Session, request: Request, event: UserAnswered) -> UserAnswered:
     call = _call_of(session, request)
-    changed = ToolCall(id=call.call.id, name=call.call.name, arguments=event.arguments)
+    changed = _as_answered(call, event).call
     case = case_of(parts, session)
     # Neither a grant nor the guard against loops has a say about what a person wrote.
     _, plans = parts.toolbox.admit([changed], parts.policy, case and _of_a_person(case, call))
     (plan,) = with_due_times(parts, plans)
-    if plan.decision == "refuse":
-        raise InvalidEvent(f"the call cannot run with these arguments: {plan.refusal}")
+    refusal = plan.refusal if plan.decision == "refuse" else in_the_way(plan, session.open_calls)
+    if refusal is not None:
+        raise InvalidEvent(f"the call cannot run with these arguments: {refusal}")
     note = f"Note: a person changed the arguments to {json_text(event.arguments)} before it ran."
     # What the limits say about the tool's time was decided with the call.
     decided = plan.model_copy(update={"note": note, "timeout_s": call.plan.timeout_s})
     return event.model_copy(update={"plan": decided})
+
+
+def _objection(parts: Parts, session: Session, request: Request, event: UserAnswered) -> str | None:
+    """Return why a task may not be handed to the host now. What runs here is asked about when it is to run."""
+    call = _as_answered(_call_of(session, request), event)
+    if not call.plan.external:
+        return None
+    if parts.toolbox.get(call.call.name) is None:
+        return f"the tool {call.call.name!r} is no longer available"
+    case = case_of(parts, session)
+    return None if parts.policy is None or case is None else parts.toolbox.objection(call, parts.policy, case)
+
+
+def _as_answered(call: CallState, event: UserAnswered) -> CallState:
+    """Return the call as an answer that lets it go leaves it."""
+    if event.arguments is not None:
+        asked = ToolCall(id=call.call.id, name=call.call.name, arguments=event.arguments)
+        call = call._replace(call=asked, plan=event.plan or call.plan)
+    return call._replace(approved=True)
 
 
 def _of_a_person(case: Case, call: CallState) -> Case:
@@ -117,9 +134,7 @@ def _of_a_person(case: Case, call: CallState) -> Case:
 
 
 def _call_of(session: Session, request: Request) -> CallState:
-    turn = session.turn
-    assert turn is not None
-    for call in turn.batch.calls if turn.batch is not None else ():
+    for call in session.open_calls:
         if call.call.id == request.call_id:
             return call
     raise InvalidEvent(f"request {request.id!r} is about no call: there are no arguments to change")

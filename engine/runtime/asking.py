@@ -1,32 +1,31 @@
 """Asking the model, and what follows when it does not answer: the one layer of the whole stack that tries again.
 
 `call_model` sends a request when it is the session's turn and turns whatever happens into the next event; `recover`
-carries out the plan that the core made of a fault; an `Alarm` lets a parked turn go on. Adapters never retry, and the
-gate stands right before the model: a middleware that answers by itself costs no quota, one that asks twice passes the
-gate twice. What chance and clocks decide (jitter, the time of day until which a gate is closed) is part of the fault,
-so a history replays without either. May import anyio, ports, models, core and its neighbours. A performer must never
-raise but for cancellation, and never sleep longer than the governor allows: a long wait is a fault, and the core parks
-the turn.
+carries out the plan that the core made of a fault. Adapters never retry, and the gate stands right before the model: a
+middleware that answers by itself costs no quota, one that asks twice passes the gate twice. What chance and clocks
+decide (jitter, the time of day until which a gate is closed) is part of the fault, so a history replays without either.
+May import anyio, ports, models, core and its neighbours. A performer must never raise but for cancellation, and never
+sleep longer than the governor allows: a long wait is a fault, and the core parks the turn.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random
 from typing import NamedTuple
 
 import anyio
 
-from ..core.events import Faulted, KnownEvent, ModelReplied, Recovered, RecoveryFailed, RecoveryNeedsUser, UserAnswered
+from ..core.events import Faulted, KnownEvent, ModelReplied, Recovered, RecoveryFailed, RecoveryNeedsUser
+from ..core.notices import Notice
 from ..core.recovery import HOPELESS
 from ..core.session import Session
-from ..core.values import Fault, FaultKind, ModelReply, RecoveryPlan, Request, State
-from ..errors import EngineError, GateClosed, ModelError
-from ..log import logger
+from ..core.values import Fault, FaultKind, ModelReply, RecoveryPlan, State
+from ..errors import GateClosed, ModelError
 from ..models.recorded import RecordedModel
-from ..ports import Clock, Emit, Metered, Middleware, ModelRequest
+from ..ports import Emit, Metered, ModelRequest
 from ..tools.encode import describe
 from ..tools.function import really_cancelled
 from .answering import expiry, with_due_times
@@ -34,25 +33,28 @@ from .clock import seconds_until, time_in
 from .crew import Crew
 from .deciding import decide
 from .governor import Closed, Governor, Pass
+from .leaving import Leavable
 from .parts import Parts
 from .quota import QuotaSettings
 from .spending import admit, cost_of
+from .wrapping import wrapped
 
 
 class Asking(NamedTuple):
     """What every question to the model goes through; one an engine.
 
     `key` names the quota that the model's requests count against, None where nothing is metered: then there is no gate.
-    `random` gives the jitter of waits that no gate decides.
+    `random` gives the jitter of waits that no gate decides, `crew` the tasks of calls that can be left.
     """
 
     parts: Parts
     governor: Governor
     random: Random
     key: str | None
+    crew: Crew
 
 
-def asking_of(parts: Parts) -> Asking:
+def asking_of(parts: Parts, crew: Crew) -> Asking:
     """Return the gate before an engine's model. Its times are those of the event loop that runs."""
     limits = parts.limits
     pace = QuotaSettings(
@@ -62,7 +64,7 @@ def asking_of(parts: Parts) -> Asking:
     )
     source = Random()  # noqa: S311 - jitter is no secret
     key = parts.model.quota_key if isinstance(parts.model, Metered) else None
-    return Asking(parts, Governor(pace, source), source, key)
+    return Asking(parts, Governor(pace, source), source, key, crew)
 
 
 async def call_model(asking: Asking, session: Session, emit: Emit) -> KnownEvent:
@@ -74,8 +76,8 @@ async def call_model(asking: Asking, session: Session, emit: Emit) -> KnownEvent
         specs = ()
     request = ModelRequest(session.transcript, specs, parts.parameters, session.id, turn.number, turn.round)
     ask: Callable[[ModelRequest], Awaitable[ModelReply]] = partial(_send, asking, emit)
-    for middleware in reversed(parts.middleware):
-        ask = partial(_through, middleware, ask)
+    if parts.middleware:
+        ask = wrapped((middleware.around_model for middleware in parts.middleware), ask)
     try:
         return _judge(parts, session, await ask(request))
     except ModelError as error:
@@ -85,7 +87,7 @@ async def call_model(asking: Asking, session: Session, emit: Emit) -> KnownEvent
     except BaseException as error:
         if isinstance(error, anyio.get_cancelled_exc_class()) and really_cancelled():
             raise
-        return _fault("model_failure", f"the model failed: {describe(error)}")
+        return Faulted.of("model_failure", f"the model failed: {describe(error)}")
 
 
 async def recover(asking: Asking, session: Session, plan: RecoveryPlan) -> KnownEvent:
@@ -125,65 +127,19 @@ def remember(asking: Asking, session: Session) -> None:
     asking.governor.hold(asking.key, anyio.current_time() + wait_s)
 
 
-class Alarm:
-    """Lets a parked turn of one session go on when its time has come, unless somebody answers before.
-
-    Args:
-        clock: tells the time of day.
-        crew: gives the task that sleeps; an engine that ends takes it along.
-        answer: takes the answer in, as from a host.
-    """
-
-    def __init__(self, clock: Clock, crew: Crew, answer: Callable[[UserAnswered], Awaitable[object]]) -> None:
-        self._clock = clock
-        self._crew = crew
-        self._answer = answer
-        self._asleep: anyio.CancelScope | None = None
-
-    def set(self, pending: Sequence[Request]) -> None:
-        """Sleep for the parked turn among what is pending, and for nothing that was pending before."""
-        self.stop()
-        for request in pending:
-            if request.not_before is not None:
-                self._asleep = anyio.CancelScope()
-                self._crew.start(partial(self._ring, request.id, request.not_before, self._asleep))
-
-    def stop(self) -> None:
-        """Let nothing go on any more. Idempotent."""
-        if self._asleep is not None:
-            self._asleep.cancel()
-
-    async def _ring(self, request_id: str, moment: str, asleep: anyio.CancelScope) -> None:
-        with asleep:
-            await anyio.sleep(seconds_until(self._clock, moment))
-        if asleep.cancel_called:
-            return
-        try:
-            await self._answer(UserAnswered(request_id=request_id, approve=True, by="engine"))
-        except EngineError:
-            # Nobody waits here: a host was quicker, or whoever uses the session next meets the same error.
-            logger.exception("a parked turn could not go on", request=request_id)
-
-
 # --- one request ------------------------------------------------------------------------------------------------------
-
-
-async def _through(
-    middleware: Middleware, ask: Callable[[ModelRequest], Awaitable[ModelReply]], request: ModelRequest
-) -> ModelReply:
-    return await middleware.around_model(request, ask)
 
 
 async def _send(asking: Asking, emit: Emit, request: ModelRequest) -> ModelReply:
     """Ask the model itself, when the gate lets the request through, and tell the gate what came of it."""
     if asking.key is None:
-        return await _generate(asking.parts, emit, request)
+        return await _generate(asking, emit, request)
     right = await asking.governor.admit(asking.key)
     if isinstance(right, Closed):
         raise _gate_closed(asking, right)
     with right:
         try:
-            reply = await _generate(asking.parts, emit, request)
+            reply = await _generate(asking, emit, request)
         except ModelError as error:
             _report(right, error)
             raise
@@ -191,10 +147,19 @@ async def _send(asking: Asking, emit: Emit, request: ModelRequest) -> ModelReply
         return reply
 
 
-async def _generate(parts: Parts, emit: Emit, request: ModelRequest) -> ModelReply:
-    timeout_s = parts.limits.model_timeout_s
+async def _generate(asking: Asking, emit: Emit, request: ModelRequest) -> ModelReply:
+    model, limits = asking.parts.model, asking.parts.limits
+    timeout_s = limits.model_timeout_s
+    if limits.model_grace_s is not None:
+
+        def show(notice: Notice) -> None:
+            if not call.left:
+                emit(notice)
+
+        call = Leavable(partial(model.generate, request, show))
+        return await call.result(asking.crew, timeout_s, limits.model_grace_s)
     with anyio.move_on_after(timeout_s):
-        return await parts.model.generate(request, emit)
+        return await model.generate(request, emit)
     raise ModelError(f"the model did not answer within {timeout_s:g} s")
 
 
@@ -218,21 +183,23 @@ def _gate_closed(asking: Asking, closed: Closed) -> GateClosed:
 def _judge(parts: Parts, session: Session, reply: object) -> KnownEvent:
     """Return the reply with its plans, or the fault that it is."""
     if not isinstance(reply, ModelReply):
-        return _fault("bad_reply", f"the model returned {type(reply).__name__}, not a ModelReply")
+        return Faulted.of("bad_reply", f"the model returned {type(reply).__name__}, not a ModelReply")
     # What is refused goes back in words: they must not repeat a secret.
     reply = parts.clean(reply)
     ids = [call.id for call in reply.tool_calls]
     if len(set(ids)) != len(ids):
-        return _fault("bad_reply", f"the reply uses a call id twice: {', '.join(ids)}", retryable=True)
+        return Faulted.of("bad_reply", f"the reply uses a call id twice: {', '.join(ids)}", retryable=True)
     if not ids and not reply.text and not isinstance(parts.model, RecordedModel):
-        return _fault("empty_reply", f"the reply has neither text nor calls (finish: {reply.finish})", retryable=True)
-    cost_pico = cost_of(parts, reply) if parts.limits.counts_output else None
+        text = f"the reply has neither text nor calls (finish: {reply.finish})"
+        return Faulted.of("empty_reply", text, retryable=True)
+    loan = session.opened.loan
+    cost_pico = cost_of(parts, reply, loan) if parts.limits.counts_output or loan is not None else None
     if not ids:
         return ModelReplied.trusted(reply=reply, cost_pico=cost_pico)
     try:
         calls, plans = admit(parts, session, reply.tool_calls)
     except Exception as error:
-        return _fault("host_failure", f"the policy failed: {describe(error)}")
+        return Faulted.of("host_failure", f"the policy failed: {describe(error)}")
     if calls is not reply.tool_calls:
         reply = reply.model_copy(update={"tool_calls": calls})
     return ModelReplied.trusted(reply=reply, plans=with_due_times(parts, plans), cost_pico=cost_pico)
@@ -273,7 +240,3 @@ def _may_pass(error: ModelError) -> bool:
 def _sensible(delay_s: float | None) -> float | None:
     """Return a wait that a provider wished for, if it is one: a number of seconds, not negative."""
     return delay_s if delay_s is not None and 0 <= delay_s < math.inf else None
-
-
-def _fault(kind: FaultKind, message: str, *, retryable: bool = False) -> Faulted:
-    return Faulted(fault=Fault(kind=kind, message=message, retryable=retryable))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ..core.effects import AskUser, KnownEffect, RunTool
-from ..core.events import GrantRevoked, KnownEvent, ToolFinished, ToolRetried, ToolStarted, UserAnswered
+from ..core.events import KnownEvent, ToolFinished, ToolRetried, ToolStarted, UserAnswered
 from ..core.notices import ToolRunning
 from ..core.session import CallState
 from ..core.values import Request, State, ToolStatus
@@ -27,7 +27,7 @@ from ..errors import InvalidEvent
 from ..log import logger
 from .answering import with_plan
 from .broadcast import Broadcast
-from .desk import Ack, Desk
+from .desk import Ack, Aside, Desk
 from .hiding import shown
 from .ledger import Ledger
 from .parts import Parts
@@ -49,6 +49,7 @@ class BatchRunner:
         self._places = desk.places
         self._crew = desk.crew
         self._left_behind = desk.left_behind
+        self._began_ns = desk.began_ns
         self._broadcast = broadcast
         self._inlet = inlet
         self._held: dict[str, str] = {}
@@ -65,6 +66,7 @@ class BatchRunner:
         """
         self._accept(effects)
         self._left_behind.clear()
+        self._began_ns.clear()
         monitor = self._parts.monitor
         monitor.batches.add(self)
         try:
@@ -86,7 +88,7 @@ class BatchRunner:
             asked = await self._commit_mail()
             if self._ledger.session.state not in (State.EXECUTING_TOOLS, State.WAITING_FOR_USER):
                 return asked
-            self._inlet.watch(effect.request for effect in asked if isinstance(effect, AskUser))
+            self._inlet.mind()
             self._accept(asked)
             self._ask(asked)
 
@@ -137,7 +139,7 @@ class BatchRunner:
         logger.error("a tool does not end when it is cancelled", session=self._ledger.session.id, call=name)
 
     def _accept(self, effects: Sequence[KnownEffect]) -> None:
-        calls = {call.call.id: call for call in self._open_calls()}
+        calls = {call.call.id: call for call in self._ledger.session.open_calls}
         for effect in effects:
             if isinstance(effect, RunTool):
                 call = calls[effect.call_id]
@@ -158,10 +160,6 @@ class BatchRunner:
             self._ended(call.call.id, scope)
             self._mail.ring()
 
-    def _open_calls(self) -> tuple[CallState, ...]:
-        turn = self._ledger.session.turn
-        return turn.batch.calls if turn is not None and turn.batch is not None else ()
-
     def _may_start(self, call: CallState) -> bool:
         """Whether a call has its place. Where the engine has none free, it waits for one by its priority."""
         place = self._held.get(call.call.id)
@@ -181,7 +179,10 @@ class BatchRunner:
         if not self._waiting:
             return
         ready = conflict_free(self._waiting, tuple(self._running.values()))
-        starting = [call for call in ready if self._may_start(call)]
+        starting: list[CallState] = []
+        for call in ready:
+            if self._has_memory(call, starting) and self._may_start(call):
+                starting.append(call)
         intents = [ToolStarted(call_id=call.call.id) for call in starting if call.plan.effect == "write"]
         if intents:
             await self._ledger.commit(intents)
@@ -189,7 +190,16 @@ class BatchRunner:
             self._waiting.remove(call)
             self._running[call.call.id] = call
             place = self._held.pop(call.call.id)
+            if self._parts.learner is not None:
+                self._began_ns[call.call.id] = self._parts.clock.monotonic_ns()
             self._crew.start(partial(self._run, call, place, self._scope(call.call.id)))
+
+    def _has_memory(self, call: CallState, starting: Sequence[CallState]) -> bool:
+        """Whether there is memory for a call, by what its tool has taken before; one call always has."""
+        if self._parts.learner is None or not (self._running or starting):
+            return True
+        needed_bytes = self._parts.learner.memory_bytes(self._ledger.session.id, call.call.name)
+        return not needed_bytes or needed_bytes < self._parts.monitor.free_bytes
 
     def _scope(self, name: str) -> anyio.CancelScope:
         scope = self._scopes[name] = anyio.CancelScope()
@@ -254,7 +264,7 @@ class BatchRunner:
     async def _ask_approver(self, request: Request, scope: anyio.CancelScope) -> None:
         approver = self._parts.approver
         assert approver is not None
-        call = next(call.call for call in self._open_calls() if call.call.id == request.call_id)
+        call = next(call.call for call in self._ledger.session.open_calls if call.call.id == request.call_id)
         answer = None
         try:
             with scope:
@@ -277,6 +287,7 @@ class BatchRunner:
         pending = {request.id for request in self._ledger.session.pending}
         events: list[KnownEvent] = []
         accepted: list[Ack] = []
+        asides: list[tuple[Aside, Ack | None]] = []
         ended: list[tuple[CallState | None, KnownEvent]] = []
         for event, ack in items:
             if isinstance(event, UserAnswered):
@@ -286,15 +297,15 @@ class BatchRunner:
                     continue
                 pending.discard(event.request_id)
                 accepted.append(ack)
-            elif isinstance(event, GrantRevoked):
-                assert ack is not None
-                if all(grant.id != event.grant_id for grant in self._ledger.session.grants):
-                    ack.settle(InvalidEvent(f"grant {event.grant_id!r} has already been revoked"))
-                    continue
-                accepted.append(ack)
             elif isinstance(event, ToolFinished | ToolRetried):
                 ended.append((self._running.pop(event.call_id, None), event))
+            elif isinstance(event, Aside):
+                asides.append((event, ack))
+                continue
             events.append(event)
+        if asides:
+            # Before everything else: a loan is settled by the time that the tool ends whose child it was.
+            events = [*self._inlet.admitted(asides, accepted), *events]
         try:
             effects = await self._ledger.commit(events) if events else []
         except Exception as error:

@@ -40,6 +40,8 @@ class Crew:
     async def _serve(self, member: _Member) -> None:
         while True:
             await _within(member.context, member.work())
+            # A task that waits holds on to nothing of what it has done.
+            del member.work, member.context
             if len(self._idle) >= MAX_IDLE:
                 return
             self._idle.append(member)

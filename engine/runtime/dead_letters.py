@@ -5,8 +5,6 @@ are kept, the dropped ones counted. Arguments stand here as a digest, so that th
 import core. Must never hold a session or a result.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator
 from hashlib import sha256

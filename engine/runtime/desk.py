@@ -7,15 +7,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import anyio
 
-from ..core.events import GrantRevoked, KnownEvent, LateResult
+from ..core.events import BudgetLent, BudgetSettled, GrantRevoked, KnownEvent, LateResult
 from ..core.values import Priority, ToolEffect
 from .bell import new_bell
 from .crew import Crew
 from .lanes import Lanes, Ticket, lane_of
+
+Late: TypeAlias = LateResult | BudgetSettled
+"""What happens beside whatever else a session does, and nobody waits for."""
+
+Aside: TypeAlias = Late | GrantRevoked | BudgetLent
+"""What happens beside whatever else a session does."""
 
 
 class Ack:
@@ -69,10 +75,10 @@ class Mailbox:
         if not self._items:
             await self._bell.wait()
 
-    def take_asides(self) -> list[tuple[GrantRevoked | LateResult, Ack | None]]:
-        """Return what was posted that is legal in every state and moves none, and leave everything else."""
-        taken = [(event, ack) for event, ack in self._items if isinstance(event, GrantRevoked | LateResult)]
-        self._items = deque(item for item in self._items if not isinstance(item[0], GrantRevoked | LateResult))
+    def take_asides(self) -> list[tuple[Aside, Ack | None]]:
+        """Return what was posted that is legal in every state of a turn and moves none, and leave everything else."""
+        taken = [(event, ack) for event, ack in self._items if isinstance(event, Aside)]
+        self._items = deque(item for item in self._items if not isinstance(item[0], Aside))
         return taken
 
     def take(self) -> list[tuple[KnownEvent, Ack | None]]:
@@ -134,9 +140,12 @@ class Places:
 
 
 class Desk(NamedTuple):
-    """What the batches of one session share. `left_behind` are the calls of the newest one that nobody waits for."""
+    """What the batches of one session share. `left_behind` are the calls of the newest one that nobody waits for,
+    `began_ns` says when its calls began to run, where somebody predicts how long they take.
+    """
 
     mail: Mailbox
     places: Places
     crew: Crew
     left_behind: set[str]
+    began_ns: dict[str, int]

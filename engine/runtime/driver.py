@@ -16,7 +16,7 @@ from functools import partial
 
 import anyio
 
-from ..core.effects import AskUser, CallModel, KnownEffect, PrepareContext, Recover
+from ..core.effects import CallModel, KnownEffect, PrepareContext, Recover
 from ..core.events import (
     Faulted,
     KnownEvent,
@@ -27,38 +27,26 @@ from ..core.events import (
     ToolRetried,
     TurnCancelled,
 )
-from ..core.session import CallState, Session
-from ..core.values import Fault, Outcome, Prompt, State
+from ..core.session import Session
+from ..core.values import Fault, Prompt, State
 from ..errors import EngineClosed, InboxFull, InvalidEvent, JournalError, SessionBusy
 from ..log import logger
-from ..replay.turns import call_results
-from .asking import Alarm, Asking, call_model, recover, remember
+from ..ports import Writer
+from .asking import Asking, call_model, recover, remember
 from .batch import BatchRunner
 from .broadcast import Broadcast
 from .crew import Crew
-from .desk import Desk, Mailbox, Places
+from .desk import Desk, Late, Mailbox, Places
 from .endings import endings
 from .hiding import with_emit
 from .inlet import Inlet
 from .lanes import Lane
 from .ledger import Ledger
-from .opening import last_system, prompt_events
-from .parts import TurnResult
+from .opening import Entry, last_system, prompt_events
+from .parts import TurnResult, turn_result
 from .performers import prepare_context, probe_started
 
 _READY = (State.IDLE, State.WAITING_FOR_USER)
-
-
-class _Entry:
-    """An event from outside on its way in. It is made only when the session is ready for it."""
-
-    def __init__(self, make: Callable[[], Sequence[KnownEvent]], on_open: Callable[[], None] | None = None) -> None:
-        self._make = make
-        self.on_open = on_open
-
-    async def events(self) -> Sequence[KnownEvent]:
-        """Return the event, and what follows from it at once."""
-        return self._make()
 
 
 class Driver:
@@ -68,17 +56,22 @@ class Driver:
         asking: what the engine is made of, and the gate before its model.
         ledger: the session and its journal, loaded.
         broadcast: where records and notices go.
-        crew: runs tools that run side by side, and the alarm of a parked turn.
+        crew: runs tools that run side by side, and the alarms of questions.
+        forget: called with the session's id when a recovery plan has shut it down.
     """
 
-    def __init__(self, asking: Asking, ledger: Ledger, broadcast: Broadcast, crew: Crew) -> None:
+    def __init__(
+        self, asking: Asking, ledger: Ledger, broadcast: Broadcast, crew: Crew, forget: Callable[[str], None]
+    ) -> None:
         self._asking = asking
         self.parts = parts = asking.parts
         self.ledger = ledger
         self.broadcast = broadcast
+        self._forget = forget
         self._mail = Mailbox()
         places = Places(parts.limits.max_concurrent_tools, self._mail.ring, parts.pipeline.lanes)
-        self._desk = Desk(self._mail, places, crew, set())
+        self.began_ns: dict[str, int] = {}
+        self._desk = Desk(self._mail, places, crew, set(), self.began_ns)
         self._lock = anyio.Lock(fast_acquire=True)
         self._queued = 0
         self._driving: anyio.Event | None = None
@@ -91,8 +84,8 @@ class Driver:
         asked = [request for request in ledger.session.pending if request.not_before is None]
         self._owes_questions = parts.approver is not None and bool(asked)
         self._system = last_system(ledger.session)
-        self._alarm = Alarm(parts.clock, crew, self.inlet.answer)
         self._closed = False
+        self.on_rest: Callable[[str], None] | None = None
         self._turn_ns = parts.clock.monotonic_ns()
 
     @property
@@ -120,6 +113,13 @@ class Driver:
         """Whether there is something to go on with before anything new can enter."""
         return self.ledger.shaken or self.session.state not in _READY or self._owes_questions
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether all of the session is in its journal: idle, nothing under way, asked for or left behind."""
+        settled = self.session.state is State.IDLE and not self.unfinished and not self._closed
+        idle = not (self._driving or self._queued or self._lock.locked())
+        return settled and idle and not (self._mail or self.inlet.noting or self.running_tools)
+
     # --- what hosts ask for -------------------------------------------------------------------------------------------
 
     async def ask(self, prompt: Prompt, on_open: Callable[[], None] | None = None) -> TurnResult:
@@ -143,19 +143,22 @@ class Driver:
         finally:
             self._queued -= 1
         try:
-            return await self._drive(_Entry(lambda: self._opening(prompt), on_open))
+            return await self._drive(Entry(lambda: self._opening(prompt), on_open))
         finally:
             self._lock.release()
 
     async def enter(self, event: KnownEvent) -> TurnResult:
         """Let an event from outside in and return how the session rests after it."""
         async with self._lock:
-            return await self._drive(_Entry(lambda: (event,)))
+            return await self._drive(Entry(lambda: (event,)))
 
-    async def note(self, event: KnownEvent) -> None:
-        """Commit an event that moves nothing, while no drive runs."""
+    async def note(self, find: Callable[[], Sequence[KnownEvent]]) -> None:
+        """Commit events that move nothing, as they are found when no drive runs."""
         async with self._lock:
-            await self.ledger.commit([event])
+            if self.ledger.shaken:
+                await self._mend()
+            if events := find():
+                await self.ledger.commit(events)
 
     async def resume(self) -> TurnResult:
         """Go on with a turn that a crash, a shutdown or a failing journal interrupted."""
@@ -171,6 +174,7 @@ class Driver:
         elif self.session.turn is not None and self.session.state is not State.SHUTDOWN:
             async with self._lock:
                 await self._end_turn(event)
+                self.inlet.rest()
 
     async def drain(self, event: ShutdownRequested) -> None:
         """End the open turn with `event` where nothing that has started is unfinished; return when that is durable."""
@@ -202,14 +206,20 @@ class Driver:
     async def close(self) -> None:
         """Refuse further work and give the session's journal up. The turn must have been stopped before."""
         self._closed = True
-        self._alarm.stop()
-        await self.ledger.release()
+        try:
+            await self.inlet.close()
+        finally:
+            await self.ledger.release()
+
+    def retire(self) -> Writer:
+        """Take nothing more in and let go of what is in memory; return the right to write. It must be at rest."""
+        self._closed = True
+        return self.ledger.retire()
 
     def watch(self) -> None:
         """Mind the times of what an earlier engine left open, and those that it was told for the gate."""
-        self.inlet.watch(self.session.pending)
         remember(self._asking, self.session)
-        self._alarm.set(self.session.pending)
+        self.inlet.mind()
 
     def refuse_prompts(self) -> None:
         """Let the prompts that still wait for their turn fail with `EngineClosed`."""
@@ -217,27 +227,11 @@ class Driver:
 
     def result(self) -> TurnResult:
         """Return how the newest turn came to rest, or stands."""
-        session = self.session
-        turn = session.turn or session.last_turn
-        if turn is None:
-            return TurnResult(None, Outcome.COMPLETED)
-        outcome = turn.outcome
-        if outcome is None:
-            outcome = Outcome.WAITING if session.state is State.WAITING_FOR_USER else Outcome.INTERRUPTED
-        return TurnResult(
-            text=turn.text,
-            outcome=outcome,
-            tool_calls=call_results(turn),
-            usage=turn.usage,
-            duration_s=(self.parts.clock.monotonic_ns() - self._turn_ns) / 1e9,
-            reason=turn.reason,
-            pending=session.pending,
-            turn=turn.number,
-        )
+        return turn_result(self.session, (self.parts.clock.monotonic_ns() - self._turn_ns) / 1e9)
 
     # --- one drive ----------------------------------------------------------------------------------------------------
 
-    async def _drive(self, entry: _Entry | None) -> TurnResult:
+    async def _drive(self, entry: Entry | None) -> TurnResult:
         """Bring the session to rest, let `entry` in, and run until the session rests again."""
         if self._closed:
             raise EngineClosed(f"session {self.session.id!r} is closed; open it again with engine.open")
@@ -249,7 +243,8 @@ class Driver:
                 if entry is not None:
                     self._let_in(entry)
                     await self._to_rest(entry.events)
-            self._alarm.set(self.session.pending)
+            if self.session.state is State.SHUTDOWN and self.session.turn is None:
+                await self._shut_down()
             return self.result()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
@@ -257,11 +252,23 @@ class Driver:
             raise
         finally:
             self._scope = self._stop = self._fault = None
-            self._refuse_mail()
+            if not self.ledger.shaken:
+                self._finished_in_mail()
             self._driving.set()
             self._driving = None
+            self.inlet.rest()
+            if self.on_rest is not None:
+                self.on_rest(self.session.id)
 
-    def _let_in(self, entry: _Entry) -> None:
+    async def _shut_down(self) -> None:
+        """Give the session up, whose recovery plan says so; whoever wants it opens it again."""
+        with anyio.CancelScope(shield=True):
+            try:
+                await self.close()
+            finally:
+                self._forget(self.session.id)
+
+    def _let_in(self, entry: Entry) -> None:
         """Make sure that the session may still take an event from outside, and tell who waits for that."""
         if isinstance(self._stop, ShutdownRequested):
             raise EngineClosed(f"session {self.session.id!r} was closed before its next turn began")
@@ -298,7 +305,7 @@ class Driver:
             if self._drain is not None:
                 await self.inlet.commit([self._drain])
                 return
-            self.inlet.watch(effect.request for effect in effects if isinstance(effect, AskUser))
+            self.inlet.mind()
             state = self.session.state
             asks = state is State.WAITING_FOR_USER and self.parts.approver is not None
             if state is State.EXECUTING_TOOLS or asks:
@@ -328,13 +335,16 @@ class Driver:
     async def _unfinished(self) -> Sequence[KnownEvent]:
         """Return how an interrupted turn goes on, after finding out what a failed append left."""
         if self.ledger.shaken:
-            outcomes = [*await self.ledger.mend(), *self._finished_in_mail()]
-            if outcomes:
-                await self.ledger.commit(outcomes)
+            await self._mend()
         if not self.unfinished:
             return ()
         self._owes_questions = False
         return (Resumed(probes=await probe_started(self.parts, self.session, self.broadcast.notice)),)
+
+    async def _mend(self) -> None:
+        """Find out what a failed append left, and write first what is known."""
+        if outcomes := [*await self.ledger.mend(), *self._finished_in_mail()]:
+            await self.ledger.commit(outcomes)
 
     def _opening(self, prompt: Prompt) -> Sequence[KnownEvent]:
         self._turn_ns = self.parts.clock.monotonic_ns()
@@ -359,39 +369,30 @@ class Driver:
         """
         try:
             with anyio.CancelScope(shield=True):
-                finished = self._finished_in_mail()
                 if self.ledger.shaken:
-                    outcomes = [*await self.ledger.mend(), *finished]
-                    finished = []
-                    if outcomes:
-                        await self.ledger.commit(outcomes)
+                    await self._mend()
+                finished = self._finished_in_mail()
                 if self.session.turn is None or self.session.state is State.SHUTDOWN:
                     return
                 if isinstance(event, TurnCancelled):
                     finished = self._endings(event.reason or "cancelled", finished)
-                await self.ledger.commit([*finished, event])
+                await self.ledger.commit([*finished, *self.inlet.late_events(), event])
         except (JournalError, SessionBusy):
             # The turn stays open where the journal ends; the next use of the session goes on from there.
             logger.exception("the end of a turn could not be journaled", session=self.session.id)
 
     def _endings(self, reason: str, finished: Sequence[KnownEvent]) -> list[KnownEvent]:
-        return endings(self._open_calls(), finished, reason, self._desk.left_behind)
+        return endings(self.session.open_calls, finished, reason, self._desk.left_behind)
 
     def _finished_in_mail(self) -> list[KnownEvent]:
-        """Take the ends that tools have posted and nobody has committed."""
-        running = {call.call.id for call in self._open_calls() if call.runs}
+        """Take the ends that tools have posted and nobody has committed; refuse what else was."""
+        running = {call.call.id for call in self.session.open_calls if call.runs}
         ends: list[KnownEvent] = []
         for event, ack in self._mail.take():
             if isinstance(event, ToolFinished | ToolRetried) and event.call_id in running:
                 ends.append(event)
+            elif isinstance(event, Late):
+                self.inlet.keep(event)
             elif ack is not None:
                 ack.settle(InvalidEvent("the turn ended before the answer could be taken"))
         return ends
-
-    def _refuse_mail(self) -> None:
-        if not self.ledger.shaken:
-            self._finished_in_mail()
-
-    def _open_calls(self) -> tuple[CallState, ...]:
-        turn = self.session.turn
-        return turn.batch.calls if turn is not None and turn.batch is not None else ()

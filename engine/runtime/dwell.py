@@ -8,6 +8,7 @@ a session.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from ..core.values import State
 from ..errors import UsageError
 from ..log import logger
 from ..ports import Clock
+from .bell import Bell, new_bell
 
 WORKING = frozenset({State.PROCESSING, State.GENERATING_RESPONSE, State.EXECUTING_TOOLS, State.ERROR})
 """States in which the engine itself has something to do."""
@@ -147,7 +149,7 @@ class StuckWatch:
         self._stays: dict[str, _Stay] = {}
         self._looks: list[tuple[int, str]] = []
         self._awaited: set[str] = set()
-        self._idle: anyio.Event | None = None
+        self._bell: Bell | None = None
         self._serving = False
 
     def see(self, record: TransitionRecord) -> None:
@@ -177,9 +179,10 @@ class StuckWatch:
         if self._serving:
             raise UsageError("this watch is being served already; one task serves all sessions of an engine")
         self._serving = True
+        self._bell = new_bell()
         try:
             while True:
-                await self._wait()
+                await self._bell.wait(self._next_look())
                 self._report()
         finally:
             self._serving = False
@@ -187,19 +190,14 @@ class StuckWatch:
     def _look_at(self, session: str, at_ns: int) -> None:
         self._awaited.add(session)
         heappush(self._looks, (at_ns, session))
-        if self._idle is not None:
-            self._idle.set()
+        if self._bell is not None and len(self._looks) == 1:
+            self._bell.ring()
 
-    async def _wait(self) -> None:
-        """Wait until the next look is due, or until there is one at all."""
-        if self._looks:
-            delay_s = max(0, self._looks[0][0] - self._clock.monotonic_ns()) / 1e9
-            with anyio.move_on_after(delay_s):
-                await anyio.sleep_forever()
-            return
-        self._idle = anyio.Event()
-        await self._idle.wait()
-        self._idle = None
+    def _next_look(self) -> float:
+        """Return when the next look is due, in the event loop's time; infinity where there is none."""
+        if not self._looks:
+            return math.inf
+        return anyio.current_time() + max(0, self._looks[0][0] - self._clock.monotonic_ns()) / 1e9
 
     def _report(self) -> None:
         """Take the looks that are due. A session that has got on since is looked at again when its new stay is."""

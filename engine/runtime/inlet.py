@@ -6,24 +6,26 @@ when nobody has answered it by then. May import anyio, core and its neighbours. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import anyio
 
+from ..core.cursor import Cursor
 from ..core.effects import KnownEffect
-from ..core.events import GrantRevoked, KnownEvent, LateResult, UserAnswered
+from ..core.events import BudgetLent, GrantRevoked, KnownEvent, LateResult, UserAnswered
 from ..core.grants import is_over
 from ..core.session import CallState
+from ..core.step import take
 from ..core.values import Request
-from ..errors import InvalidEvent
+from ..errors import IllegalTransition, InvalidEvent
 from ..log import logger
 from ..tools.cache import scope_of
-from .answering import overdue, seconds_left, with_plan
+from .alarm import Alarm
+from .answering import overdue, with_plan
 from .broadcast import Broadcast
 from .clock import timestamp
-from .desk import Ack, Desk
+from .desk import Ack, Aside, Desk, Late
 from .ledger import Ledger
 from .parts import Parts, TurnResult
 from .performers import tool_context
@@ -50,8 +52,8 @@ class Door(Protocol):
         """Let an event from outside in and return how the session rests after it."""
         ...
 
-    async def note(self, event: KnownEvent) -> None:
-        """Commit an event that moves nothing, while no drive runs."""
+    async def note(self, find: Callable[[], Sequence[KnownEvent]]) -> None:
+        """Commit events that move nothing, as they are found when no drive runs."""
         ...
 
     def result(self) -> TurnResult:
@@ -64,7 +66,7 @@ class Inlet:
 
     Args:
         door: the session's driver.
-        desk: its mailbox, and the tasks that watch time limits.
+        desk: its mailbox, and the tasks that mind times.
     """
 
     def __init__(self, door: Door, desk: Desk) -> None:
@@ -72,6 +74,14 @@ class Inlet:
         self._mail = desk.mail
         self._crew = desk.crew
         self._acks: list[Ack] = []
+        self._late: list[Late] = []
+        self._closed = False
+        self._alarm = Alarm(door.parts.clock, desk.crew, self._due)
+
+    @property
+    def noting(self) -> bool:
+        """Whether something that came late is on its way into the journal."""
+        return bool(self._late)
 
     async def answer(self, event: UserAnswered) -> TurnResult:
         """Answer a pending request and wait until the session rests again.
@@ -100,23 +110,58 @@ class Inlet:
         tool, pipeline = parts.toolbox.get(call.call.name), parts.pipeline
         if pipeline.cache is not None and call.plan.effect != "read":
             pipeline.cache.written(scope_of(tool_context(session, call, self._door.broadcast.notice)))
-        text, blob = await pipeline.shortened(session.id, tool, event.text or "")
+        text, blob = await pipeline.shortened(session.id, tool, parts.clean(event.text or ""))
         return event.model_copy(update={"text": text, "blob": blob})
 
     def late(self, call: CallState) -> None:
-        """Record that the thread of a call has ended which had been given up."""
-        event = LateResult(call_id=call.call.id, key=call.key)
+        """Record that the thread of a call has ended which had been given up, as long as there is a way to."""
+        if self._closed:
+            logger.info("a thread has ended after its session was released", call=call.call.id, tool=call.call.name)
+        else:
+            self.aside(LateResult(call_id=call.call.id, key=call.key))
+
+    def aside(self, event: Late) -> None:
+        """Record something soon that nobody waits for."""
         if self._door.driving is not None:
             self._mail.post(event)
-        elif not self._door.closed:
-            self._crew.start(partial(self._note, event))
+        else:
+            self._late.append(event)
+            self._crew.start(self._note_late)
 
-    async def _note(self, event: LateResult) -> None:
-        try:
-            await self._door.note(event)
-        except Exception:
-            # The call has its end: nothing is lost but the knowledge when its thread ended.
-            logger.exception("a late result could not be recorded", call=event.call_id)
+    def keep(self, event: Late) -> None:
+        """Keep a late event that nobody has committed."""
+        self._late.append(event)
+
+    def late_events(self) -> list[KnownEvent]:
+        """Return what came late and waits to be committed, as far as it still means something."""
+        events, self._late = self._late, []
+        return self.admitted([(event, None) for event in events], self._acks) if events else []
+
+    async def _note_late(self) -> None:
+        # After a failed append they wait for what finds out what is durable.
+        if self._late and not self._door.ledger.shaken:
+            try:
+                await self._door.note(self.late_events)
+            except Exception:
+                # The call has its end, a loan stays set aside until the turn ends: nothing that anybody relies on.
+                logger.exception("late events could not be recorded", session=self._door.ledger.session.id)
+
+    async def lend(self, event: BudgetLent) -> None:
+        """Set a part of the open turn's budgets aside; return when that is durable.
+
+        Raises:
+            InvalidEvent, IllegalTransition: the turn has ended, or has not so much left.
+            JournalUnavailable: it is not durable.
+        """
+        await self._hand_in(event)
+
+    async def _hand_in(self, event: GrantRevoked | BudgetLent) -> None:
+        if self._door.driving is None:
+            await self._door.note(lambda: (event,))
+        else:
+            ack = Ack()
+            self._mail.post(event, ack)
+            await ack.wait()
 
     async def revoke(self, event: GrantRevoked) -> None:
         """Take a grant back; return when that is durable.
@@ -128,18 +173,24 @@ class Inlet:
         session = self._door.ledger.session
         if all(grant.id != event.grant_id for grant in session.grants):
             raise InvalidEvent(f"no grant {event.grant_id!r} in session {session.id!r}")
-        if self._door.driving is None:
-            await self._door.note(event)
-        else:
-            ack = Ack()
-            self._mail.post(event, ack)
-            await ack.wait()
+        await self._hand_in(event)
 
-    def watch(self, requests: Iterable[Request]) -> None:
-        """Refuse each of the requests when its time is over and nobody has answered it."""
-        for request in requests:
-            if request.expires_at is not None:
-                self._crew.start(partial(self._expire, request))
+    def mind(self) -> None:
+        """Mind the times of the questions that are pending now; to be called when they may have changed."""
+        self._alarm.set(self._door.ledger.session.pending)
+
+    def rest(self) -> None:
+        """Take note that the session rests: mind the times of its questions, and record what came late."""
+        self.mind()
+        if self._late and not self._closed:
+            self._crew.start(self._note_late)
+
+    async def close(self) -> None:
+        """Mind no times any more, and record what came late until now. Idempotent."""
+        self._closed = True
+        self._alarm.stop()
+        if self._door.driving is None:
+            await self._note_late()
 
     async def commit(self, events: Sequence[KnownEvent]) -> list[KnownEffect]:
         """Commit events, and tell those who wait for one of them."""
@@ -152,22 +203,31 @@ class Inlet:
         return effects
 
     def revocations(self) -> list[KnownEvent]:
-        """Return the revocations and late results that came while something else went on; refuse what is gone."""
-        if not self._mail:
+        """Return what came beside whatever else went on, such as revocations; refuse what does not fit any more."""
+        if not self._mail and not self._late:
             return []
-        known = {grant.id for grant in self._door.ledger.session.grants}
+        return [*self.late_events(), *self.admitted(self._mail.take_asides(), self._acks)]
+
+    def admitted(self, asides: Sequence[tuple[Aside, Ack | None]], acks: list[Ack]) -> list[KnownEvent]:
+        """Return the asides that can be committed one after the other.
+
+        Args:
+            asides: what was posted.
+            acks: gets those of whoever waits for one of them; the others are told why not.
+        """
+        cursor = Cursor(self._door.ledger.session)
         events: list[KnownEvent] = []
-        for event, ack in self._mail.take_asides():
-            if isinstance(event, LateResult):
-                events.append(event)
+        for event, ack in asides:
+            try:
+                take(cursor, event)
+            except (IllegalTransition, InvalidEvent) as error:
+                # Of what nobody waits for nothing has to be known: a loan ends with the turn that gave it.
+                if ack is not None:
+                    ack.settle(error)
                 continue
-            assert ack is not None
-            if event.grant_id in known:
-                known.discard(event.grant_id)
-                events.append(event)
-                self._acks.append(ack)
-            else:
-                ack.settle(InvalidEvent(f"grant {event.grant_id!r} has already been revoked"))
+            events.append(event)
+            if ack is not None:
+                acks.append(ack)
         return events
 
     async def late_answers(self) -> Sequence[KnownEvent]:
@@ -190,14 +250,11 @@ class Inlet:
             ack.settle(error)
         self._acks.clear()
 
-    async def _expire(self, request: Request) -> None:
-        await anyio.sleep(max(0.0, seconds_left(self._door.parts, request) or 0.0))
-        try:
-            if request in self._door.ledger.session.pending and not self._door.closed:
-                await self._take(overdue(request))
-        except Exception:
-            # An answer was quicker, or the journal fails: then whoever uses the session next meets the same error.
-            logger.exception("a request that is over could not be refused", request=request.id)
+    async def _due(self, event: UserAnswered) -> None:
+        """Take what the engine says to a question whose time has come, if anybody still asks it."""
+        asked = any(request.id == event.request_id for request in self._door.ledger.session.pending)
+        if asked and (self._door.driving is not None or not self._door.closed):
+            await self._take(event)
 
     async def _take(self, event: UserAnswered) -> TurnResult:
         driving = self._door.driving

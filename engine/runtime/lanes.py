@@ -14,8 +14,6 @@ Everything is synchronous and constant in time; no task, scope or timer is made.
 May import core. Must never wait, and never take a place away.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import StrEnum
@@ -82,7 +80,7 @@ class Ticket:
 
     __slots__ = ("_holds", "_lanes", "_wake", "granted", "lane", "priority", "turn")
 
-    def __init__(self, lanes: Lanes, lane: Lane, priority: Priority, wake: Callable[[], None]) -> None:
+    def __init__(self, lanes: "Lanes", lane: Lane, priority: Priority, wake: Callable[[], None]) -> None:
         self._lanes = lanes
         self._wake = wake
         self._holds = 1
@@ -146,10 +144,13 @@ class Lanes:
     Args:
         limits: how many there are.
         on_pressure: told once when the queue has become too long, and once when that is over. Must not raise.
+
+    Attributes:
+        most: how many there are while there is no pressure.
     """
 
     def __init__(self, limits: LaneLimits, on_pressure: Callable[[Pressure], None] = _ignore) -> None:
-        self._most = self._cap = limits.total
+        self.most = self._cap = limits.total
         self._alert = limits.queue_alert
         self._on_pressure = on_pressure
         self._queues = {lane: _Queue(getattr(limits, lane.value)) for lane in Lane}
@@ -215,7 +216,7 @@ class Lanes:
 
     def restore(self) -> int:
         """Add one place, up to the configured number, and return how many there are now."""
-        self._cap = min(self._most, self._cap + 1)
+        self._cap = min(self.most, self._cap + 1)
         self._serve()
         return self._cap
 

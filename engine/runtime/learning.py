@@ -8,13 +8,15 @@ shelf. Must never do I/O while a turn runs.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ..core.notices import Notice
 from ..core.record import TransitionRecord
 from ..core.session import Session
-from ..predict import Predictor
+from ..log import logger
+from ..predict import Predictor, Situation
 from ..replay.lessons import Follower, teach
 from .shelf import Owner, Shelf
 
@@ -83,6 +85,24 @@ class Learner:
         followed = self._followed.get(session)
         return None if followed is None else followed.predictor
 
+    def situation(self, session: str) -> Situation | None:
+        """Return what the engine knows about the next decision of an open session; ask its predictor with it."""
+        followed = self._followed.get(session)
+        if followed is None:
+            return None
+        followed.predictor.catch_up()
+        return followed.follower.situation
+
+    def memory_bytes(self, session: str, tool: str) -> int:
+        """Return the most memory that a call of a tool has taken, where that was much; else 0."""
+        followed = self._followed.get(session)
+        return 0 if followed is None else followed.predictor.heavy.get(tool, 0)
+
+    def decay(self) -> int:
+        """Let the predictors of open sessions forget their weakest contexts; return how many that were."""
+        predictors = {id(followed.predictor): followed.predictor for followed in self._followed.values()}
+        return sum(predictor.decay() for predictor in predictors.values())
+
     async def enter(self, session: Session) -> None:
         """Follow a session from where it stands."""
         owner = Owner(session.opened.user, session.opened.workspace)
@@ -103,11 +123,19 @@ class Learner:
         """Learn from a record."""
         followed = self._followed.get(record.session)
         if followed is not None:
-            for lesson in followed.follower.take(record):
-                teach(followed.predictor, record.session, lesson)
+            # Learning takes some 0.1 ms a call. It can wait until somebody asks, or nobody is in a hurry.
+            followed.predictor.later(partial(_learn, followed, record))
 
     def on_notice(self, session: str, notice: Notice) -> None:
         """Learn nothing: notices are not recorded."""
+
+
+def _learn(followed: _Followed, record: TransitionRecord) -> None:
+    try:
+        for lesson in followed.follower.take(record):
+            teach(followed.predictor, record.session, lesson)
+    except Exception:
+        logger.exception("a predictor could not learn", session=record.session, seq=record.seq)
 
 
 def as_learner(given: Predictor | Learner | None) -> Learner | None:

@@ -22,8 +22,10 @@ from ..core.step import reproduce, take
 from ..core.values import State
 from ..journal.codec import GENESIS, Chain, seal
 from ..ports import Writer
+from ..replay.checkpoints import Checkpoint
 from ..replay.turns import TurnLog
 from .broadcast import Broadcast
+from .checkpointing import Start, keep_checkpoint
 from .clock import timestamp
 from .parts import Parts
 
@@ -52,6 +54,7 @@ class Ledger:
         self._writer = writer
         self._broadcast = broadcast
         self._digest = GENESIS
+        self._begun_at = 0
         self._attempted: list[TransitionRecord] = []
         self._cursor: Cursor | None = None
         self._clock = parts.clock
@@ -64,6 +67,13 @@ class Ledger:
         """Whether the last append did not succeed, so that what is durable has to be found out first."""
         return bool(self._attempted)
 
+    def begin_at(self, start: Start) -> None:
+        """Begin at a checkpoint instead of the first record; `load` does the rest."""
+        session, self._digest, turns, opened_at = start.checkpoint
+        self.session, self._begun_at = session, session.seq
+        self.recent.extend(start.recent)
+        self.turns.begin(turns, session.last_turn, opened_at)
+
     async def load(self, *, publish: bool = False) -> None:
         """Rebuild the snapshot from everything in the journal that follows it; publish it if nobody has seen it yet.
 
@@ -73,7 +83,6 @@ class Ledger:
         """
         self._cursor = None
         chain = Chain(self._name, self.session.seq, self._digest)
-        chain.holder = self.session.id
         while page := await self._parts.journal.read(self._name, self.session.seq, _PAGE):
             cursor = Cursor(self.session)
             for line in page:
@@ -169,12 +178,31 @@ class Ledger:
         return [record.event for record in lost if isinstance(record.event, _OUTCOMES)]
 
     async def release(self) -> None:
-        """Give the right to write up."""
+        """Leave a checkpoint behind where enough is new, and give the right to write up."""
+        try:
+            every = self._parts.settings.checkpoint_records
+            if every is not None and self.session.seq - self._begun_at >= every:
+                turns, opened_at = self.turns.kept()
+                await keep_checkpoint(
+                    self._parts.journal, Checkpoint(self.session, self._digest, tuple(turns), opened_at)
+                )
+                self._begun_at = self.session.seq
+        finally:
+            await self._give_up()
+
+    async def _give_up(self) -> None:
         try:
             await self._writer.release()
         finally:
             if self._parts.learner is not None:
                 await self._parts.learner.leave(self.session.id)
+
+    def retire(self) -> Writer:
+        """Drop everything that is kept in memory and return the right to write. Nothing can be committed any more."""
+        self.session, self._cursor = Session(self.session.id), None
+        self.recent.clear()
+        self.turns = TurnLog(1)
+        return self._writer
 
     async def _append(self, records: list[TransitionRecord]) -> None:
         """Append; whatever but success this ends with, what became durable is found out before anything else."""

@@ -12,7 +12,6 @@ import ctypes
 import gc
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -27,14 +26,16 @@ Step: TypeAlias = Literal["shed", "refuse", "admit", "restore"]
 class MemoryBounds(NamedTuple):
     """When to do what.
 
-    `limit_bytes` is the hard bound, `soft_bytes` where shedding begins; `places` are the tools that may run at once
-    while there is no pressure; `patience` samples pass before the next step in the same direction.
+    `limit_bytes` is the hard bound, `soft_bytes` where shedding begins; `places` are the tools of one session that may
+    run at once while there is no pressure, `in_all` the calls of all sessions, 0 where those have no bound; `patience`
+    samples pass before the next step in the same direction.
     """
 
     limit_bytes: int
     soft_bytes: int
     places: int
     patience: int = 10
+    in_all: int = 0
 
     def level(self, rss_bytes: int) -> Level:
         """Return where so much memory lies."""
@@ -46,10 +47,10 @@ class MemoryBounds(NamedTuple):
         return self._replace(limit_bytes=used_bytes + 2 * gap_bytes, soft_bytes=used_bytes + gap_bytes)
 
     @classmethod
-    def of(cls, max_memory_mb: int, places: int, soft_share: float = 0.8) -> MemoryBounds:
+    def of(cls, max_memory_mb: int, places: int, in_all: int = 0, soft_share: float = 0.8) -> MemoryBounds:
         """Return the bounds of a limit in MiB."""
         limit_bytes = max_memory_mb * MEBIBYTE
-        return cls(limit_bytes, int(limit_bytes * soft_share), places)
+        return cls(limit_bytes, int(limit_bytes * soft_share), places, in_all=in_all)
 
 
 class Level(IntEnum):
@@ -67,6 +68,7 @@ class Pressure(NamedTuple):
     admitting: bool = True
     level: Level = Level.QUIET
     waited: int = 0
+    in_all: int = 0
 
     def after(self, rss_bytes: int, bounds: MemoryBounds) -> tuple[Pressure, tuple[Step, ...]]:
         """Return the pressure after one more sample, and the steps to take, in order.
@@ -74,20 +76,25 @@ class Pressure(NamedTuple):
         A level that is higher than before sheds at once, and again after `patience` samples; each time the number of
         tools is halved, down to one. A second sample at the limit, after shedding, ends the running turns and lets none
         begin, until a sample is below it. Below the soft bound one tool more is allowed after every `patience` samples.
+        The places of the whole engine go the same way.
         """
         level = bounds.level(rss_bytes)
         waited = self.waited + 1 if level is self.level else 0
         sheds = level > self.level or (level > Level.QUIET and waited >= bounds.patience)
-        restores = level is Level.QUIET and waited >= bounds.patience and self.places < bounds.places
+        fewer = self.places < bounds.places or self.in_all < bounds.in_all
+        restores = fewer and level is Level.QUIET and waited >= bounds.patience
         refuses = self.admitting and level is self.level is Level.HARD
         admits = not self.admitting and level < Level.HARD
         taken: tuple[tuple[bool, Step], ...] = (
             (sheds, "shed"), (refuses, "refuse"), (admits, "admit"), (restores, "restore"),
         )  # fmt: skip
-        places = max(1, self.places // 2) if sheds else self.places + restores
+        places, in_all = (
+            min(most, max(1, count // 2) if sheds else count + restores)
+            for count, most in ((self.places, bounds.places), (self.in_all, bounds.in_all))
+        )
         admitting = admits or (self.admitting and not refuses)
         waited = 0 if sheds or restores else min(waited, bounds.patience)
-        return Pressure(places, admitting, level, waited), tuple(step for applies, step in taken if applies)
+        return Pressure(places, admitting, level, waited, in_all), tuple(step for applies, step in taken if applies)
 
 
 class Freer(NamedTuple):
@@ -105,15 +112,19 @@ class Freed(NamedTuple):
     rss_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryStep:
-    """One step that was taken, for the record. So many tools may run at once from now on: `places`."""
+class MemoryStep(NamedTuple):
+    """One step that was taken, for the record.
+
+    So many tools of one session may run at once from now on: `places`; and so many calls of all sessions:
+    `places_in_all`, None where those have no bound.
+    """
 
     step: Step
     rss_bytes: int
     limit_bytes: int
     places: int
     freed: tuple[Freed, ...] = ()
+    places_in_all: int | None = None
 
     @property
     def freed_bytes(self) -> int:
@@ -161,7 +172,7 @@ class MemoryGovernor:
         self._read_bytes = read_bytes
         self._freers = (*freers, Freer("cycles", _collect), Freer("heap", _trim))
         self._on_step = on_step
-        self._pressure = Pressure(bounds.places)
+        self._pressure = Pressure(bounds.places, in_all=bounds.in_all)
 
     @property
     def admitting(self) -> bool:
@@ -196,7 +207,8 @@ class MemoryGovernor:
         self._pressure, steps = self._pressure.after(rss_bytes, self._bounds)
         for step in steps:
             freed = tuple(map(self._free, self._freers)) if step == "shed" else ()
-            self._on_step(MemoryStep(step, rss_bytes, self._bounds.limit_bytes, self._pressure.places, freed))
+            places, in_all = self._pressure.places, self._pressure.in_all or None
+            self._on_step(MemoryStep(step, rss_bytes, self._bounds.limit_bytes, places, freed, in_all))
         return "shed" in steps
 
     def _free(self, freer: Freer) -> Freed:

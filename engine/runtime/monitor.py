@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
@@ -25,6 +24,7 @@ from ..log import logger
 from ..ports import Clock
 from ..tools.threads import poster
 from .dwell import DwellTimes, Stuck, StuckWatch
+from .lanes import Lanes
 from .memory import Freer, MemoryBounds, MemoryGovernor, MemoryStep
 from .sampling import Gauge, Sampler
 from .watchdog import LoopBlocked, LoopWatchdog
@@ -61,14 +61,14 @@ class Turns(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Watching:
-    """What is watched; see `EngineSettings` for the two bounds, in seconds."""
+class Watching(NamedTuple):
+    """What is watched; see `EngineSettings` for the two bounds, in seconds. `lanes` are the places of the engine."""
 
     limits: Limits
     clock: Clock
     loop_limit_s: float | None = None
     stuck_after_s: float | None = None
+    lanes: Lanes | None = None
 
 
 class Monitor:
@@ -119,7 +119,7 @@ class Monitor:
         self._started, self._drivers = True, drivers
         limits = self._watching.limits
         if limits.max_memory_mb is not None:
-            bounds = MemoryBounds.of(limits.max_memory_mb, limits.max_concurrent_tools)
+            bounds = MemoryBounds.of(limits.max_memory_mb, limits.max_concurrent_tools, self._all_places())
             self._governor = MemoryGovernor(bounds, self.gauge.rss_bytes, self.freers, self._note)
         if self._watching.loop_limit_s is not None:
             self.watchdog = LoopWatchdog(poster(), self.blocked.append, self._watching.loop_limit_s)
@@ -151,10 +151,22 @@ class Monitor:
         if self._stays is not None:
             self._stays.forget(session)
 
+    def _all_places(self) -> int:
+        """Give the engine all its places back, whatever an earlier run has left, and return their number."""
+        lanes = self._watching.lanes
+        while lanes is not None and lanes.cap < lanes.most:
+            lanes.restore()
+        return 0 if lanes is None else lanes.most
+
     @property
     def places(self) -> int:
         """How many tools of one session may run at once now."""
         return self._watching.limits.max_concurrent_tools if self._governor is None else self._governor.places
+
+    @property
+    def free_bytes(self) -> int:
+        """How much memory the machine has left."""
+        return self.gauge.free_bytes()
 
     @property
     def admitting(self) -> bool:
@@ -181,13 +193,18 @@ class Monitor:
         logger.warning(
             "memory", step=step.step, used_bytes=step.rss_bytes, freed_bytes=step.freed_bytes, places=step.places
         )
+        lanes = self._watching.lanes
         if step.step == "shed":
             self._freed_bytes += step.freed_bytes
+            if lanes is not None:
+                lanes.halve()
         elif step.step == "refuse":
             for driver in self._drivers.values():
                 driver.fail(self._fault(step))
         elif step.step == "restore":
             self._freed_bytes = 0
+            if lanes is not None:
+                lanes.restore()
             for batch in tuple(self.batches):
                 batch.wake()
 

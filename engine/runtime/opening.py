@@ -3,14 +3,13 @@
 May import core, pydantic, ports and its neighbours. Must never do I/O.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
-from typing import TypedDict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypedDict
 
 from pydantic import ValidationError
 
 from ..core.events import Faulted, KnownEvent, PromptReceived, SessionOpened
+from ..core.loans import Loan
 from ..core.session import Session
 from ..core.values import JsonObject, Message, Prompt
 from ..errors import EncodingError, UsageError
@@ -31,6 +30,18 @@ class Who(TypedDict, total=False):
     metadata: JsonObject
 
 
+class Entry:
+    """An event from outside on its way in. It is made only when the session is ready for it."""
+
+    def __init__(self, make: Callable[[], Sequence[KnownEvent]], on_open: Callable[[], None] | None = None) -> None:
+        self._make = make
+        self.on_open = on_open
+
+    async def events(self) -> Sequence[KnownEvent]:
+        """Return the event, and what follows from it at once."""
+        return self._make()
+
+
 def as_prompt(given: str | Prompt) -> Prompt:
     """Return what opens a turn.
 
@@ -46,35 +57,46 @@ def as_prompt(given: str | Prompt) -> Prompt:
     return Prompt(text=given)
 
 
-def check_siblings(parent: str | None, siblings: Iterable[Session], parts: Parts) -> None:
+class Room(NamedTuple):
+    """How many places for children a session has, and how many are taken."""
+
+    places: int
+    taken: int
+
+
+def check_siblings(parent: str, room: Room, loan: Loan | None) -> None:
     """Refuse a session beyond those that its parent may have open at a time.
+
+    Args:
+        parent: its parent.
+        room: what that has for children.
+        loan: what the session is lent, places for children of its own included.
 
     Raises:
         UsageError: there are as many already.
     """
-    if parent is None:
-        return
-    limit, count = parts.limits.max_parallel_tasks, sum(session.opened.parent == parent for session in siblings)
-    if count >= limit:
+    wanted = 1 if loan is None else 1 + loan.parallel_tasks
+    if room.taken + wanted > room.places:
         raise UsageError(
-            f"session {parent!r} already has {count} open child sessions; close one of them first, or raise "
-            "max_parallel_tasks"
+            f"session {parent!r} already has {room.taken} open child sessions; close one of them first, or raise "
+            f"max_parallel_tasks: it has {room.places} places, and this one takes {wanted}"
         )
 
 
-def opening_event(session: Session, parts: Parts, who: Who) -> SessionOpened | None:
+def opening_event(session: Session, parts: Parts, who: Who, loan: Loan | None = None) -> SessionOpened | None:
     """Return the event that records whose session it is and by which settings it goes on, where something of it is new.
 
     Args:
         session: the snapshot that was rebuilt.
         parts: what its engine is made of.
         who: what the host says; what is not given stays as it was recorded.
+        loan: what its parent lends it, where that is new or goes on.
 
     Raises:
         UsageError: the journal could not hold it.
     """
     known = session.opened
-    given = {name: value for name, value in who.items() if value is not None}
+    given = {name: value for name, value in {**who, "loan": loan}.items() if value is not None}
     settings = parts.limits.settings(parts.settings.on_unknown, declared_tokens(parts.parameters))
     try:
         # Validated, not copied: what the journal could not be read with later is refused here.
@@ -118,4 +140,5 @@ def prompt_events(parts: Parts, session: Session, prompt: Prompt, known_system: 
 
 def last_system(session: Session) -> str | None:
     """Return the newest system prompt of a conversation, if it has one."""
-    return next((message.text for message in reversed(session.transcript) if message.role == "system"), None)
+    newest = session.transcript.newest("system")
+    return None if newest is None else newest.text

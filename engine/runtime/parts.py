@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -11,14 +10,15 @@ from pydantic import AfterValidator, Field
 
 from ..core.limits import Limits
 from ..core.redaction import Redactor
-from ..core.session import NO_USAGE
-from ..core.values import FaultKind, JsonObject, Outcome, Request, Usage, Value
+from ..core.session import NO_USAGE, Session
+from ..core.values import FaultKind, JsonObject, Outcome, Request, State, Usage, Value
 from ..ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy, RecoveryHandler
-from ..replay.turns import CallResult
+from ..replay.turns import CallResult, call_results
 from ..tools.registry import Toolbox
 from .lanes import LaneLimits
 from .monitor import Monitor
 from .pipeline import Pipeline
+from .warm_settings import WarmSettings
 
 T = TypeVar("T")
 
@@ -46,7 +46,11 @@ class EngineSettings(Value):
     kind of fault that the host wants to decide about. A coroutine tool that keeps the event loop for longer than
     `loop_limit_s`, and a session that works in one state for longer than `stuck_after_s`, are reported in the log and
     in `engine.stats()`; None reports none. `lanes` caps what all sessions of the engine run at once, None does not; a
-    cap costs some 5 % of a small turn.
+    cap costs some 5 % of a small turn. `warming` says how an engine with a predictor prepares ahead. Of the open
+    sessions the `sessions_in_memory` stay there that were used last, None for all; whatever it says, idle ones leave
+    memory when it runs short, and come back when they are used. A session that is released with at least
+    `checkpoint_records` records more than it was opened with, or than its last checkpoint, leaves a checkpoint in the
+    journal; None leaves none.
     """
 
     system: str | None = None
@@ -59,6 +63,9 @@ class EngineSettings(Value):
     loop_limit_s: float | None = Field(default=1.0, gt=0)
     stuck_after_s: float | None = Field(default=600.0, gt=0)
     lanes: LaneLimits | None = None
+    warming: WarmSettings = Field(default_factory=WarmSettings)
+    sessions_in_memory: int | None = Field(default=None, ge=1)
+    checkpoint_records: int | None = Field(default=512, ge=1)
 
 
 class TurnResult(NamedTuple):
@@ -78,8 +85,21 @@ class TurnResult(NamedTuple):
     turn: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+def turn_result(session: Session, duration_s: float) -> TurnResult:
+    """Return how the newest turn of a session came to rest, or stands, with the time that it took in seconds."""
+    turn = session.turn or session.last_turn
+    if turn is None:
+        return TurnResult(None, Outcome.COMPLETED)
+    outcome = turn.outcome
+    if outcome is None:
+        outcome = Outcome.WAITING if session.state is State.WAITING_FOR_USER else Outcome.INTERRUPTED
+    calls = call_results(turn)
+    return TurnResult(
+        turn.text, outcome, calls, turn.usage, duration_s, turn.reason, pending=session.pending, turn=turn.number
+    )
+
+
+class Parts(NamedTuple):
     """Everything a driver needs from its engine."""
 
     model: Model

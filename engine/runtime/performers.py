@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import anyio
 
@@ -21,19 +21,18 @@ from ..core.events import (
     ToolFinished,
 )
 from ..core.session import CallState, Session
-from ..core.values import Fault, FaultKind, Message, ResourceUsage, ToolStatus, WirePatch
+from ..core.values import Message, ResourceUsage, ToolStatus, WirePatch
 from ..log import logger
-from ..ports import Emit, Probing, ToolContext, ToolOutput
+from ..ports import Emit, Probing, Tool, ToolContext, ToolOutput
 from ..tools.encode import describe
 from ..tools.function import FunctionTool, really_cancelled
 from ..tools.isolation import is_isolated
 from .answering import case_of
+from .clock import timestamp
 from .lanes import Lane
 from .parts import Parts
 from .pipeline import CERTAINLY_FITS_CHARS
-
-Q = TypeVar("Q")
-A = TypeVar("A")
+from .wrapping import wrapped
 
 
 async def prepare_context(parts: Parts, session: Session) -> KnownEvent:
@@ -42,20 +41,18 @@ async def prepare_context(parts: Parts, session: Session) -> KnownEvent:
     if not parts.providers or turn is None or turn.round:
         return ContextPrepared()
     added: list[Message] = []
+    timeout_s = parts.limits.provider_timeout_s
     try:
         for provider in parts.providers:
-            added.extend(await provider.provide(session.id, session.messages()))
+            with anyio.move_on_after(timeout_s) as scope:
+                added.extend(await provider.provide(session.id, session.messages()))
+            if scope.cancelled_caught:
+                return Faulted.of("host_failure", f"a context provider gave nothing within {timeout_s:g} s")
         if any(message.tool_calls or message.tool_call_id for message in added):
-            return _fault("host_failure", "a context provider gave tool calls or results; it may give text only")
+            return Faulted.of("host_failure", "a context provider gave tool calls or results; it may give text only")
         return ContextPrepared(messages=tuple(added))
     except Exception as error:
-        return _fault("host_failure", f"a context provider failed: {describe(error)}")
-
-
-async def _wrapped(
-    around: Callable[[Q, Callable[[Q], Awaitable[A]]], Awaitable[A]], inner: Callable[[Q], Awaitable[A]], given: Q
-) -> A:
-    return await around(given, inner)
+        return Faulted.of("host_failure", f"a context provider failed: {describe(error)}")
 
 
 class Tooling(NamedTuple):
@@ -69,12 +66,17 @@ class Tooling(NamedTuple):
 async def run_tool(tooling: Tooling, session: Session, call: CallState, scope: anyio.CancelScope) -> ToolFinished:
     """Run one call in `scope`, under the call's own deadline. Returns an end, also where the scope was cancelled."""
     parts = tooling.parts
-    started_ns = parts.clock.monotonic_ns()
-    output = await _run_tool(tooling, session, call, scope)
-    duration_s = (parts.clock.monotonic_ns() - started_ns) / 1e9
+    started_at, started_ns = timestamp(parts.clock.time_ns()), parts.clock.monotonic_ns()
     tool = parts.toolbox.get(call.call.name)
-    if tool is not None:
+    if tool is None:
+        text = f"the tool {call.call.name!r} is no longer available"
+        output, duration_s = ToolOutput(text, ToolStatus.FAILED, "unknown_tool"), 0.0
+    else:
+        output = await _run_tool(tooling, session, call, tool, scope)
+        duration_s = (parts.clock.monotonic_ns() - started_ns) / 1e9
         parts.pipeline.metrics.ended(call.call.name, output.status, duration_s)
+    # Cleaned before anything of it is kept: the ledger cleans records, and they hold previews.
+    output = parts.clean(output)
     content, blob = output.content, None
     if len(content) > CERTAINLY_FITS_CHARS:
         content, blob = await parts.pipeline.shortened(session.id, tool, content)
@@ -87,6 +89,8 @@ async def run_tool(tooling: Tooling, session: Session, call: CallState, scope: a
         patch=output.patch,
         blob=blob,
         resources=output.resources,
+        # One that was denied at the last moment never began.
+        started_at=None if output.status is ToolStatus.DENIED else started_at,
     )
 
 
@@ -110,10 +114,9 @@ def _in_thread(tool: object) -> bool:
     return isinstance(tool, FunctionTool) and not tool.is_async
 
 
-async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: anyio.CancelScope) -> ToolOutput:
-    tool = tooling.parts.toolbox.get(call.call.name)
-    if tool is None:
-        return ToolOutput(f"the tool {call.call.name!r} is no longer available", ToolStatus.FAILED, "unknown_tool")
+async def _run_tool(
+    tooling: Tooling, session: Session, call: CallState, tool: Tool, scope: anyio.CancelScope
+) -> ToolOutput:
     context = tool_context(session, call, tooling.emit, tooling.occupy)
     policy = tooling.parts.policy
     in_thread = _in_thread(tool)
@@ -129,8 +132,8 @@ async def _run_tool(tooling: Tooling, session: Session, call: CallState, scope: 
         run: Callable[[ToolContext], Awaitable[ToolOutput]] = partial(tool.run, bound)
         if tooling.parts.pipeline.cache is not None:
             run = partial(tooling.parts.pipeline.through_cache, call, tool.options, run)
-        for middleware in reversed(tooling.parts.middleware):
-            run = partial(_wrapped, middleware.around_tool, run)
+        if tooling.parts.middleware:
+            run = wrapped((middleware.around_tool for middleware in tooling.parts.middleware), run)
         # A worker process has its time from when it has the call, and its end comes with a word about what happened.
         scope.deadline = math.inf if is_isolated(tool) else anyio.current_time() + context.timeout_s
         with scope:
@@ -180,8 +183,7 @@ def tool_context(
 async def probe_started(parts: Parts, session: Session, emit: Emit) -> tuple[ProbeResult, ...]:
     """Ask the tools of interrupted writes whether they took place. A probe that fails knows nothing."""
     results: list[ProbeResult] = []
-    turn = session.turn
-    for call in turn.batch.calls if turn is not None and turn.batch is not None else ():
+    for call in session.open_calls:
         tool = parts.toolbox.get(call.call.name)
         if not call.started or call.handed or not isinstance(tool, Probing) or not tool.can_probe:
             continue
@@ -196,10 +198,6 @@ async def probe_started(parts: Parts, session: Session, emit: Emit) -> tuple[Pro
         content = "" if output is None else output.content
         results.append(ProbeResult(call_id=call.call.id, happened=output is not None, content=content))
     return tuple(results)
-
-
-def _fault(kind: FaultKind, message: str, *, retryable: bool = False) -> Faulted:
-    return Faulted(fault=Fault(kind=kind, message=message, retryable=retryable))
 
 
 def conflict_free(waiting: Sequence[CallState], running: Sequence[CallState]) -> list[CallState]:

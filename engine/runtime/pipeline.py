@@ -5,8 +5,6 @@ tried again; one that does not pass is a dead letter. May import anyio, core, jo
 Must never hold a session.
 """
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,8 +13,9 @@ from typing import NamedTuple
 
 import anyio
 
+from ..core.budgets import MIN_OUTPUT_BYTES
 from ..core.events import ToolFinished, ToolRetried
-from ..core.limits import MIN_OUTPUT_BYTES, Limits
+from ..core.limits import Limits
 from ..core.recovery import FAILURES
 from ..core.session import CallState
 from ..core.values import Priority, ToolStatus
@@ -25,7 +24,7 @@ from ..log import logger
 from ..ports import Blobs, Journal, Tool, ToolContext, ToolOptions, ToolOutput
 from ..tools.cache import ResultCache, key_of, scope_of
 from ..tools.registry import Toolbox
-from ..tools.spill import Spilled, fits, read_tool, spilled
+from ..tools.spill import READER, Spilled, fits, read_tool, spilled
 from .bell import new_bell
 from .dead_letters import DeadLetters, dead_letter
 from .lanes import Lane, LaneLimits, Lanes, Pressure, Ticket
@@ -120,10 +119,10 @@ class Pipeline:
     """What all calls share. `cache` is None where no tool asks for one, `lanes` where the engine has no cap of its own.
 
     Attributes:
-        max_output_bytes: what the model gets of a result at most, where the tool says nothing else.
+        limits: say how much of a result the model gets at most.
     """
 
-    max_output_bytes: int
+    limits: Limits
     blobs: Blobs = field(default_factory=MemoryBlobs)
     cache: ResultCache | None = None
     lanes: Lanes | None = None
@@ -136,8 +135,10 @@ class Pipeline:
 
     async def shortened(self, session: str, tool: Tool | None, text: str) -> Spilled:
         """Return what the model gets of a result, and the handle of the whole where that is too long."""
-        own = None if tool is None else tool.options.max_output_bytes
-        most = self.max_output_bytes if own is None else max(own, MIN_OUTPUT_BYTES)
+        most = self.limits.max_output_bytes
+        if tool is not None:
+            # A tool of the host's own making may say anything.
+            most = max(MIN_OUTPUT_BYTES, self.limits.output_bytes(tool.spec.name, tool.options.max_output_bytes))
         if fits(text, most):
             return Spilled(text, None)
         return await spilled(text, self.blobs, session, most)
@@ -215,10 +216,10 @@ def furnish(
         ToolDefinitionError: something is no tool, or a name is taken twice.
     """
     blobs = blobs_beside(journal)
-    reader = partial(read_tool, blobs, limits.max_output_bytes)
+    reader = partial(read_tool, blobs, limits.output_bytes(READER))
     toolbox = Toolbox(tools, limits, reader=reader)
     pipeline = Pipeline(
-        limits.max_output_bytes,
+        limits,
         blobs,
         ResultCache() if toolbox.caches else None,
         None if lanes is None else Lanes(lanes, _warn),

@@ -7,7 +7,6 @@ never perform anything.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from ..core.session import Session
@@ -43,7 +42,7 @@ class EngineRules:
 
     def __init__(self, parts: Parts) -> None:
         self._clock = RecordedClock()
-        self._parts = replace(parts, clock=self._clock)
+        self._parts = parts._replace(clock=self._clock)
 
     @property
     def system(self) -> str | None:
@@ -61,10 +60,10 @@ class EngineRules:
         _, plans = admit(self._parts, session, calls)
         return with_due_times(self._parts, plans)
 
-    def cost_pico(self, reply: ModelReply) -> int | None:
+    def cost_pico(self, session: Session, reply: ModelReply) -> int | None:
         """Return what a reply cost, in 10^-12 of the unit of the prices; None where nothing is priced.
 
         Raises:
             ModelError: a limit cannot be held, because the reply does not say what it used, or has no price.
         """
-        return cost_of(self._parts, reply)
+        return cost_of(self._parts, reply, session.opened.loan)

@@ -3,19 +3,21 @@
 `Gauge` reads one process or a whole tree of them. `Sampler` calls for a reading at an interval while turns run, and for
 nothing at all while none does. psutil takes some 20 ms to import, so it is imported by the first reading. No operating
 system tells psutil the network traffic of a single process: `network_bytes` is always None. Memory of a tree is the
-sum of the resident sets, so pages that its processes share count more than once. May import anyio.
+sum of the resident sets, so pages that its processes share count more than once. May import anyio, core and its
+neighbours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 
+from ..core.values import ResourceUsage
 from ..errors import UsageError
+from .bell import Bell, new_bell
 
 if TYPE_CHECKING:
     from psutil import Process
@@ -24,21 +26,6 @@ INTERVAL_S = 0.12
 """Between two samples: a reading takes some 10 µs, and memory can grow by some 200 MiB between two of them. Not a tenth
 of a second: whoever looks that often whether all tasks are blocked would find this one awake each time.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceUsage:
-    """What one call used. None where it is not known: calls in the engine's own process share it with everything else.
-
-    `cpu_s` in seconds of processor time, user and system; `peak_memory_bytes` the largest sum of resident sets that was
-    seen; the rest in bytes since the start.
-    """
-
-    cpu_s: float | None = None
-    peak_memory_bytes: int | None = None
-    read_bytes: int | None = None
-    written_bytes: int | None = None
-    network_bytes: int | None = None
 
 
 class Reading(NamedTuple):
@@ -84,9 +71,17 @@ class Gauge:
         from psutil import Error
 
         try:
-            return self._process().memory_info().rss
+            rss_bytes = self._process().memory_info().rss
         except Error:
             return 0
+        self._peak_bytes = max(self._peak_bytes, rss_bytes)
+        return rss_bytes
+
+    def free_bytes(self) -> int:
+        """Return the memory that the machine can still give, in bytes."""
+        from psutil import virtual_memory
+
+        return virtual_memory().available
 
     def read(self) -> Reading:
         """Return what is used now; of a process that has ended, what it had used when it was last seen."""
@@ -200,7 +195,7 @@ class Sampler:
         self._take = take
         self._interval_s = interval_s
         self._turns = 0
-        self._begun: anyio.Event | None = None
+        self._begun: Bell | None = None
         self._serving = False
 
     @contextmanager
@@ -208,7 +203,7 @@ class Sampler:
         """Let samples be taken while the block runs."""
         self._turns += 1
         if self._begun is not None:
-            self._begun.set()
+            self._begun.ring()
         try:
             yield
         finally:
@@ -223,18 +218,18 @@ class Sampler:
         if self._serving:
             raise UsageError("this sampler is being served already; make another one for another task")
         self._serving = True
+        timer = new_bell()
         try:
             while True:
                 await self._wait_for_turn()
                 self._take()
-                with anyio.move_on_after(self._interval_s):
-                    await anyio.sleep_forever()
+                await timer.wait(anyio.current_time() + self._interval_s)
         finally:
             self._serving = False
 
     async def _wait_for_turn(self) -> None:
         if self._turns:
             return
-        self._begun = anyio.Event()
+        self._begun = new_bell()
         await self._begun.wait()
         self._begun = None

@@ -26,6 +26,10 @@ from ..predict import Predictor, PredictorSettings
 SAVE_AFTER = 256
 """Decisions that are new before closing a session writes a file: one takes some 20 ms."""
 
+UNPACKED = 4
+"""Predictors without a session that stay as they are, those used last; the others are packed: packing takes some 40 ms.
+"""
+
 MAX_NAMES = 100
 """Names that are tried for one owner before learning stays in memory."""
 
@@ -96,18 +100,47 @@ def load(path: Path, *, arguments: bool = False) -> Predictor:
 
 
 class _Kept:
-    """A predictor in memory, the file it belongs to (None: it cannot be kept), and how many sessions use it."""
+    """A predictor in memory, the file it belongs to (None: it cannot be kept), and how many sessions use it.
+
+    One that nobody uses may be packed.
+    """
 
     def __init__(self, predictor: Predictor, path: Path | None) -> None:
-        self.predictor = predictor
+        self._predictor: Predictor | bytes = predictor
+        self._settings = predictor.settings
         self.path = path
         self.sessions = 0
-        self.saved = predictor.observations
+        self.saved = self._observations = predictor.observations
+
+    @property
+    def predictor(self) -> Predictor:
+        """The predictor, unpacked."""
+        return self.unpack()
+
+    @property
+    def packed(self) -> bool:
+        """Whether it lies packed."""
+        return isinstance(self._predictor, bytes)
+
+    def unpack(self) -> Predictor:
+        """Return the predictor; one that was packed stays unpacked."""
+        if isinstance(self._predictor, bytes):
+            self._predictor = Predictor.unpack(self._predictor, self._settings)
+        return self._predictor
+
+    def pack(self) -> None:
+        """Let it take little room until it is used again."""
+        if not isinstance(self._predictor, bytes):
+            self._observations = self._predictor.observations
+            self._predictor = self._predictor.pack()
 
     @property
     def unsaved(self) -> int:
         """How many decisions the file does not hold."""
-        return self.predictor.observations - self.saved if self.path is not None else 0
+        if self.path is None:
+            return 0
+        known = self._observations if isinstance(self._predictor, bytes) else self._predictor.observations
+        return known - self.saved
 
 
 class Shelf:
@@ -140,13 +173,19 @@ class Shelf:
             if kept is None:
                 kept = await anyio.to_thread.run_sync(self._load, owner)
             else:
+                if kept.packed:
+                    await anyio.to_thread.run_sync(kept.unpack)
                 # Those used last stand last.
                 del self._kept[owner]
             self._kept[owner] = kept
             idle = [other for other, it in self._kept.items() if not it.sessions and it is not kept]
-            for other in idle[: max(0, len(self._kept) - self._max_predictors)]:
+            surplus = max(0, len(self._kept) - self._max_predictors)
+            for other in idle[:surplus]:
                 await _save(self._kept[other])
                 del self._kept[other]
+            for other in idle[surplus:-UNPACKED]:
+                if not self._kept[other].packed:
+                    await anyio.to_thread.run_sync(self._kept[other].pack)
             kept.sessions += 1
             return kept.predictor
 
@@ -188,7 +227,8 @@ async def _save(kept: _Kept) -> None:
     if kept.path is None or not kept.unsaved:
         return
     try:
-        await anyio.to_thread.run_sync(kept.predictor.save, kept.path)
-        kept.saved = kept.predictor.observations
+        predictor = await anyio.to_thread.run_sync(kept.unpack)
+        await anyio.to_thread.run_sync(predictor.save, kept.path)
+        kept.saved = predictor.observations
     except (PredictorRefused, OSError):
         logger.exception("a predictor could not be written; it stays in memory", path=str(kept.path))

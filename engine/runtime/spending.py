@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..core.budgets import within_budget
+from ..core.loans import Loan
 from ..core.session import Session
 from ..core.values import ModelReply, PlannedCall, ToolCall
 from ..errors import ModelError, UsageError
@@ -24,15 +25,22 @@ def declared_tokens(parameters: Mapping[str, object]) -> int:
     return max(0, *declared) if declared else 0
 
 
-def cost_of(parts: Parts, reply: ModelReply) -> int | None:
+def cost_of(parts: Parts, reply: ModelReply, loan: Loan | None = None) -> int | None:
     """Return what a reply cost, in 10^-12 of the unit of the prices; None where nothing is priced.
+
+    Args:
+        parts: what the engine is made of.
+        reply: what the model answered.
+        loan: what the session lives on, if it does.
 
     Raises:
         ModelError: a limit cannot be held, because the reply does not say what it used, or has no price.
     """
     limits = parts.limits
+    by_tokens = limits.max_tokens is not None or (loan is not None and loan.tokens is not None)
+    by_cost = limits.max_cost is not None or (loan is not None and loan.cost_pico is not None)
     if reply.usage is None:
-        if limits.max_tokens is None and limits.max_cost is None:
+        if not by_tokens and not by_cost:
             return None
         text = "the model does not say how many tokens it used, so max_tokens and max_cost cannot be held"
         raise ModelError(text, retryable=False)
@@ -40,7 +48,7 @@ def cost_of(parts: Parts, reply: ModelReply) -> int | None:
     price = limits.prices.get(name) or limits.prices.get("*")
     if price is not None:
         return price.cost_pico(reply.usage)
-    if limits.max_cost is None:
+    if not by_cost:
         return None
     text = f'there is no price for the model {name!r}, so max_cost cannot be held; add it, or "*", to limits.prices'
     raise ModelError(text, retryable=False)
@@ -51,7 +59,7 @@ def admit(
 ) -> tuple[Sequence[ToolCall], tuple[PlannedCall, ...]]:
     """Decide about each call; see `Toolbox.admit`. The budgets have the last word."""
     calls, plans = parts.toolbox.admit(calls, parts.policy, case_of(parts, session))
-    if parts.limits.counts_calls:
+    if parts.limits.counts_calls or session.opened.loan is not None:
         plans = within_budget(session, calls, plans, parts.limits.tools)
     return calls, plans
 

@@ -12,6 +12,7 @@ from ..core.record import TransitionRecord
 from ..core.values import Prompt
 from .broadcast import Subscription
 from .driver import Driver
+from .paging import Seat
 from .parts import TurnResult
 
 Item = TransitionRecord | Notice | TurnResult
@@ -21,16 +22,18 @@ class TurnStream(AsyncIterator[Item]):
     """Iterates over one turn. An object, not a generator: no cancel scope is held across an item.
 
     Args:
-        driver: whose turn it is.
+        seat: whose turn it is.
         prompt: what opens the turn.
         start: starts a coroutine function in the engine's task group.
+        size: how many items may wait for the reader.
     """
 
-    def __init__(self, driver: Driver, prompt: Prompt, start: Callable[[Callable[[], object]], None]) -> None:
-        self._driver = driver
+    def __init__(self, seat: Seat, prompt: Prompt, start: Callable[[Callable[[], object]], None], size: int) -> None:
+        self._seat = seat
+        self._driver: Driver | None = None
         self._prompt = prompt
         self._start = start
-        self._items: Subscription[TransitionRecord | Notice] = Subscription(driver.parts.limits.stream_buffer)
+        self._items: Subscription[TransitionRecord | Notice] = Subscription(size)
         self._scope = anyio.CancelScope()
         self._started = False
         self._result: TurnResult | None = None
@@ -72,22 +75,32 @@ class TurnStream(AsyncIterator[Item]):
 
     async def aclose(self) -> None:
         """Stop reading; if the turn still waits or runs, cancel it."""
-        self._driver.broadcast.unsubscribe(self._items)
+        self._leave()
         if self._started:
             self._scope.cancel()
             await self._ended.wait()
 
     def _attend(self) -> None:
         """Begin to listen: what other turns did before is none of this stream's business."""
-        self._driver.broadcast.attach(self._items)
+        if self._driver is not None:
+            self._driver.broadcast.attach(self._items)
+
+    def _leave(self) -> None:
+        self._items.close()
+        if self._driver is not None:
+            self._driver.broadcast.unsubscribe(self._items)
 
     async def _run(self) -> None:
         try:
             with self._scope:
-                self._result = await self._driver.ask(self._prompt, self._attend)
+                self._driver = await self._seat.enter()
+                try:
+                    self._result = await self._driver.ask(self._prompt, self._attend)
+                finally:
+                    self._seat.leave()
         except Exception as error:
             # Handed to the reader; if nobody reads, the session itself still says what happened.
             self._error = error
         finally:
             self._ended.set()
-            self._driver.broadcast.unsubscribe(self._items)
+            self._leave()

@@ -12,9 +12,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from types import FrameType
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import anyio
 
@@ -29,8 +28,7 @@ _STACK_FRAMES = 8
 _MAX_STACK_CHARS = 4000
 
 
-@dataclass(frozen=True, slots=True)
-class LoopBlocked:
+class LoopBlocked(NamedTuple):
     """The event loop did not answer for `for_s` seconds.
 
     `tool` is the one that was on the loop's stack, None where it was something else; `running` are all that had begun

@@ -15,149 +15,45 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar, get_args
 
 from hypothesis import strategies as st
-from pydantic import JsonValue
 
 from ..core import events as ev
+from ..core.budgets import too_much
+from ..core.loans import Loan, Spent
 from ..core.record import TransitionRecord
 from ..core.recovery import objection_to
 from ..core.session import CallState, Session
 from ..core.step import legal
 from ..core.values import (
-    Fault,
-    FaultKind,
     FinishReason,
-    JsonObject,
-    Message,
     ModelReply,
-    OnBudget,
-    PlannedCall,
     Priority,
     RecoveryPlan,
     ResourceUsage,
-    SessionSettings,
-    State,
-    ToolCall,
-    ToolEffect,
     ToolStatus,
     Usage,
-    WirePatch,
+)
+from .drawn import (
+    AMOUNTS,
+    TERMINAL,
+    call_lists,
+    faults,
+    ids,
+    json_objects,
+    json_values,
+    messages,
+    patches,
+    planned,
+    plans,
+    recovery_plans,
+    settings,
+    texts,
+    tool_calls,
 )
 from .recording import Recording
 
 T = TypeVar("T")
 
-TERMINAL = tuple(status for status in ToolStatus if status.terminal)
 _CARRIED_OUT = {"resume": "recovered", "ask": "recovery_needs_user", "park": "recovery_needs_user"}
-NAMES = ("lookup", "book", "pay")
-"""Tool names that drawn calls use."""
-
-
-def texts(max_size: int = 20) -> st.SearchStrategy[str]:
-    """Return texts, awkward ones among them: NUL, line separators, quotes, characters beyond the BMP."""
-    awkward = st.sampled_from(
-        ["", "\0", "\u2028\u2029", '"\\', "\x7f\x80", "😀", "ß\u0301", "\r\n", '","hash":"', "1e999"]
-    )
-    return st.text(max_size=max_size) | awkward
-
-
-def ids() -> st.SearchStrategy[str]:
-    """Return ids of calls, as providers make them."""
-    return st.text("abcXYZ0189_-:.é", min_size=1, max_size=8)
-
-
-def json_values() -> st.SearchStrategy[JsonValue]:
-    """Return JSON values: finite numbers, nested a few levels deep."""
-    leaves: st.SearchStrategy[JsonValue] = (
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts()
-    )
-    return st.recursive(
-        leaves,
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts(8), inner, max_size=3),
-        max_leaves=4,
-    )
-
-
-def json_objects() -> st.SearchStrategy[JsonObject]:
-    """Return JSON objects."""
-    return st.dictionaries(texts(8), json_values(), max_size=2)
-
-
-def patches() -> st.SearchStrategy[WirePatch]:
-    """Return what a provider's message says beside the engine's words."""
-    return st.builds(WirePatch, put=json_objects(), drop=st.lists(texts(8), max_size=2).map(tuple))
-
-
-def tool_calls() -> st.SearchStrategy[ToolCall]:
-    """Return single tool calls."""
-    return st.builds(
-        ToolCall, id=ids(), name=st.sampled_from(NAMES) | texts(8), arguments=json_objects(),
-        arguments_text=st.none() | texts(),
-    )  # fmt: skip
-
-
-def call_lists(min_size: int = 0, max_size: int = 3) -> st.SearchStrategy[tuple[ToolCall, ...]]:
-    """Return the calls of one reply: no id twice."""
-    return st.lists(tool_calls(), min_size=min_size, max_size=max_size, unique_by=lambda call: call.id).map(tuple)
-
-
-def plans(call_id: str) -> st.SearchStrategy[PlannedCall]:
-    """Return decisions about one call; one with malformed arguments is always refused."""
-    seconds = st.none() | st.floats(0.1, 1000)
-    allowed = st.builds(
-        PlannedCall, call_id=st.just(call_id), decision=st.sampled_from(["run", "run", "ask"]),
-        effect=st.sampled_from(["write", *get_args(ToolEffect)]), timeout_s=seconds, conflict_key=st.none() | texts(8),
-        retries=st.integers(0, 2), stops=st.booleans(), external=st.sampled_from([False, False, True]),
-    )  # fmt: skip
-    refused = st.builds(
-        PlannedCall, call_id=st.just(call_id), decision=st.just("refuse"), refusal=st.none() | texts(),
-        status=st.sampled_from([ToolStatus.FAILED, ToolStatus.DENIED]), malformed=st.booleans(),
-    )  # fmt: skip
-    return st.one_of(allowed, allowed, refused)
-
-
-def planned(calls: Sequence[ToolCall]) -> st.SearchStrategy[tuple[PlannedCall, ...]]:
-    """Return one decision a call, in the order of the calls."""
-    return st.tuples(*(plans(call.id) for call in calls))
-
-
-def messages() -> st.SearchStrategy[Message]:
-    """Return messages that stand alone: of a system or a user, without calls."""
-    return st.builds(
-        Message, role=st.sampled_from(["user", "system", "developer"]), text=texts(), patch=st.none() | patches()
-    )
-
-
-def settings() -> st.SearchStrategy[SessionSettings]:
-    """Return settings with small limits, so that short histories reach them."""
-    small = st.integers(0, 2)
-    return st.builds(
-        SessionSettings, max_tool_rounds=st.integers(1, 3), max_parse_retries=small, max_model_retries=small,
-        max_continuations=small, backoff_base_s=st.floats(0, 10), on_unknown=st.sampled_from(["ask", "tell_model"]),
-        max_tokens=st.none() | st.integers(1, 10_000), call_tokens=st.integers(0, 10_000),
-        on_budget=st.sampled_from(get_args(OnBudget)),
-    )  # fmt: skip
-
-
-def faults(kinds: Sequence[FaultKind] = get_args(FaultKind)) -> st.SearchStrategy[Fault]:
-    """Return faults of the given kinds."""
-    return st.builds(
-        Fault, kind=st.sampled_from(kinds), message=texts(), retryable=st.booleans(),
-        status=st.none() | st.integers(400, 599), retry_after_s=st.none() | st.floats(0, 100),
-        jitter=st.none() | st.floats(0, 1), not_before=st.none() | _moments(),
-    )  # fmt: skip
-
-
-def recovery_plans() -> st.SearchStrategy[RecoveryPlan]:
-    """Return plans as a host may make them, fitting or not."""
-    return st.builds(
-        RecoveryPlan, action=st.sampled_from(("resume", "ask", "park", "give_up")), delay_s=st.floats(0, 1000),
-        resume=st.sampled_from((None, State.PROCESSING, State.GENERATING_RESPONSE)),
-        not_before=st.none() | _moments(),
-    )  # fmt: skip
-
-
-def _moments() -> st.SearchStrategy[str]:
-    return st.just("2027-01-15T08:00:00.000000Z")
 
 
 @st.composite
@@ -210,7 +106,7 @@ def _ends(call_ids: st.SearchStrategy[str]) -> st.SearchStrategy[ev.ToolFinished
         ev.ToolFinished, call_id=call_ids, status=st.sampled_from(TERMINAL), content=texts(),
         error=st.none() | texts(8), duration_s=st.floats(0, 1000), patch=st.none() | patches(),
         resources=st.none() | resources,
-        blob=st.none() | texts(8),
+        blob=st.none() | texts(8), started_at=st.none() | st.just("2026-01-01T00:00:00.000000Z"),
     )  # fmt: skip
 
 
@@ -240,6 +136,18 @@ def _resumptions(call_ids: Sequence[str]) -> st.SearchStrategy[ev.Resumed]:
     return st.builds(ev.Resumed, probes=probes)
 
 
+def _rewritings() -> st.SearchStrategy[ev.RecordsRewritten]:
+    digests = st.text("0123456789abcdef", min_size=64, max_size=64)
+    record = st.builds(ev.RewrittenRecord, seq=st.integers(1, 9), hash=digests, digest=digests)
+    return st.builds(
+        ev.RecordsRewritten,
+        action=st.sampled_from(("redacted", "pruned")),
+        records=st.lists(record, max_size=2).map(tuple),
+        reason=texts(),
+        by=st.none() | texts(),
+    )
+
+
 _ANY: Mapping[str, Callable[[], st.SearchStrategy[ev.KnownEvent]]] = {
     "session_opened": _openings,
     "session_forked": lambda: st.builds(ev.SessionForked, session=ids(), parent=ids()),
@@ -252,6 +160,8 @@ _ANY: Mapping[str, Callable[[], st.SearchStrategy[ev.KnownEvent]]] = {
     "late_result": lambda: st.builds(ev.LateResult, call_id=ids(), key=texts()),
     "user_answered": lambda: _answers(texts()),
     "grant_revoked": lambda: st.builds(ev.GrantRevoked, grant_id=texts(), by=st.none() | texts()),
+    "budget_lent": lambda: st.builds(ev.BudgetLent, child=ids(), loan=st.builds(Loan, tokens=st.none() | AMOUNTS)),
+    "budget_settled": lambda: st.builds(ev.BudgetSettled, loan=texts(), spent=st.builds(Spent, tokens=AMOUNTS)),
     "faulted": lambda: st.builds(ev.Faulted, fault=faults()),
     "recovery_planned": lambda: st.builds(ev.RecoveryPlanned, plan=recovery_plans()),
     "recovered": lambda: st.builds(ev.Recovered, waited_s=st.floats(0, 1000)),
@@ -259,6 +169,7 @@ _ANY: Mapping[str, Callable[[], st.SearchStrategy[ev.KnownEvent]]] = {
     "recovery_failed": lambda: st.just(ev.RecoveryFailed()),
     "turn_cancelled": lambda: st.builds(ev.TurnCancelled, reason=texts()),
     "resumed": lambda: _resumptions(["c1", "c2"]),
+    "records_rewritten": _rewritings,
     "shutdown_requested": lambda: st.builds(ev.ShutdownRequested, reason=texts()),
 }
 """Kind → events of that kind that need not fit any session. One entry for each kind, or a test fails."""
@@ -273,7 +184,7 @@ def events(kind: str | None = None) -> st.SearchStrategy[ev.KnownEvent]:
     return st.one_of(*(_ANY[name]() for name in ([kind] if kind else sorted(_ANY))))
 
 
-def open_calls(session: Session) -> tuple[CallState, ...]:
+def open_calls(session: Session) -> Sequence[CallState]:
     """Return the calls of the session's open batch."""
     turn = session.turn
     return turn.batch.calls if turn is not None and turn.batch is not None else ()
@@ -306,6 +217,10 @@ def fitting(session: Session, kind: str) -> st.SearchStrategy[ev.KnownEvent]:
         case "session_forked":
             # What follows would belong to another session.
             return st.nothing()
+        case "budget_lent":
+            return _loans(session)
+        case "budget_settled":
+            return _settlements(session)
         case "recovered" | "recovery_needs_user":
             plan = session.turn.plan if session.turn is not None else None
             action = _CARRIED_OUT.get(plan.action if plan is not None else "")
@@ -316,6 +231,23 @@ def fitting(session: Session, kind: str) -> st.SearchStrategy[ev.KnownEvent]:
             return _resumptions([call.call.id for call in calls if call.started])
         case _:
             return events(kind)
+
+
+def _loans(session: Session) -> st.SearchStrategy[ev.KnownEvent]:
+    turn, limits = session.turn, session.opened.settings
+    if turn is None:
+        return st.nothing()
+    have = {lent.child for lent in turn.lent if lent.spent is None}
+    loans = st.builds(Loan, tokens=st.none() | AMOUNTS).filter(lambda loan: too_much(turn, limits, loan) is None)
+    return st.builds(ev.BudgetLent, child=ids().filter(lambda name: name not in have), loan=st.just(Loan()) | loans)
+
+
+def _settlements(session: Session) -> st.SearchStrategy[ev.KnownEvent]:
+    own = session.opened.loan
+    known = [own.id] if own is not None and not own.settled else []
+    if session.turn is not None:
+        known = [lent.loan.id for lent in session.turn.lent if lent.spent is None]
+    return _one_of_these(known, lambda chosen: st.builds(ev.BudgetSettled, loan=st.just(chosen)))
 
 
 def _decisions(session: Session) -> st.SearchStrategy[ev.KnownEvent]:

@@ -9,8 +9,6 @@ staleness is what the tool agreed to. Time is a parameter. May import anyio, cor
 its own, and lives in one event loop.
 """
 
-from __future__ import annotations
-
 import sys
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable

@@ -21,6 +21,7 @@ from uuid import UUID
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
+from ..core.secret_names import CUT
 from ..errors import EncodingError
 
 MAX_DEPTH = 200
@@ -176,4 +177,5 @@ def describe(error: BaseException) -> str:
     except Exception as broken:
         text = f"(its text cannot be shown: {type(broken).__name__})"
     name = type(error).__name__
-    return (f"{name}: {text}" if text else name)[:_MAX_ERROR_CHARS]
+    described = f"{name}: {text}" if text else name
+    return described if len(described) <= _MAX_ERROR_CHARS else described[: _MAX_ERROR_CHARS - len(CUT)] + CUT

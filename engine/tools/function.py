@@ -33,12 +33,13 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from typing_extensions import TypedDict as DynamicTypedDict, Unpack
 
-from ..core.limits import MIN_OUTPUT_BYTES
+from ..core.budgets import MIN_OUTPUT_BYTES
 from ..core.values import JsonObject, ToolEffect, ToolSpec, ToolStatus, check_id
 from ..errors import EncodingError, EngineClosed, InvalidId, ToolDefinitionError
 from ..ports import OnFailure, ToolContext, ToolOptions, ToolOutput
 from .encode import complaint, describe, encode_result
 from .threads import run_abandonable
+from .warm import Warm, WarmHook, Warmth, warm_of
 
 if TYPE_CHECKING:
     from .workers import ProcessCallee, WorkerLimits, WorkerPool
@@ -56,7 +57,8 @@ class ToolKeywords(TypedDict, total=False):
     and `description` instead of the function's own; `on_failure`, `cache_ttl_s`, `max_output_bytes`, `version` and
     `external` as in `ToolOptions`: an external tool's function is never called, it only describes the call, and
     without a `timeout_s` the host has as long as it takes; `isolation` "process" for a process of its own, which can
-    be killed with all it has started and is held to `limits`, those of `WorkerLimits` if not given.
+    be killed with all it has started and is held to `limits`, those of `WorkerLimits` if not given; `warm` prepares
+    for a probable call: a `Warm`, its hook alone, or "result" to run the call itself ahead with guessed arguments.
     """
 
     effect: ToolEffect
@@ -73,6 +75,7 @@ class ToolKeywords(TypedDict, total=False):
     external: bool
     isolation: Literal["thread", "process"]
     limits: WorkerLimits
+    warm: Warm | WarmHook | Literal["result"]
 
 
 class FunctionTool(Generic[P, R]):
@@ -95,6 +98,7 @@ class FunctionTool(Generic[P, R]):
         )
         self._options = _checked_options(options, name, parameters)
         self._process = _process_of(function, options, self._options.effect)
+        self._warm: Warmth = warm_of(options.get("warm"), self._options, name)
         self._pool: Callable[[], WorkerPool] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -138,6 +142,11 @@ class FunctionTool(Generic[P, R]):
         served = copy(self)
         served._pool = pool
         return served
+
+    @property
+    def warm(self) -> Warmth:
+        """What prepares for a call."""
+        return self._warm
 
     @property
     def can_probe(self) -> bool:

@@ -4,8 +4,6 @@ What is decided here (unknown tool, malformed arguments, policy) enters the core
 nothing again. May import ports, core and errors. Must never run a tool.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from math import inf
@@ -20,6 +18,7 @@ from ..core.session import CallState
 from ..core.values import PlannedCall, ToolCall, ToolSpec, ToolStatus
 from ..errors import EncodingError, ToolDefinitionError
 from ..ports import Policy, Tool, ToolOptions, Versioned
+from .conflicts import kept_apart
 from .encode import check_json, describe, shown
 from .function import FunctionTool
 from .isolation import Workers
@@ -74,6 +73,7 @@ class Toolbox:
         self.specs: tuple[ToolSpec, ...] = tuple(tool.spec for tool in self._tools.values())
         # Made when it is needed: making a tool takes longer than everything else that an engine is made of.
         self._reader = None if reader is None or READER in self._tools else cache(reader)
+        self._has_tasks = any(tool.options.external for tool in self._tools.values())
         self._polls = frozenset(name for name, tool in self._tools.items() if tool.options.polls)
 
     def __getitem__(self, name: str) -> Tool:
@@ -92,6 +92,10 @@ class Toolbox:
         """The tools where there is something to read with `read_result`."""
         return self.specs if self._reader is None else (*self.specs, self._reader().spec)
 
+    def prepare_worker(self, count: int = 1) -> None:
+        """Have as many worker processes ready as calls will probably need at once."""
+        self._workers.pool().prepare(count)
+
     async def aclose(self) -> None:
         """End every process that tools run in, with all it has started. Idempotent."""
         await self._workers.aclose()
@@ -105,6 +109,8 @@ class Toolbox:
             The calls as they can be recorded (arguments that JSON cannot hold become text) and one plan a call.
         """
         plans = tuple(self._plan(call, policy) for call in calls)
+        if self._has_tasks:
+            plans = tuple(kept_apart(plans))
         if case is not None:
             plans = tuple(self._weigh(calls, plans, policy, case))
         if not any(plan.malformed for plan in plans):
@@ -237,8 +243,9 @@ def _minded(plan: PlannedCall, finding: Finding) -> PlannedCall:
 def _conflict_key(call: ToolCall, options: ToolOptions) -> str | None:
     if options.conflict_key is not None:
         return options.conflict_key.format_map({**dict.fromkeys(_names(options.conflict_key), ""), **call.arguments})
-    # Writes without a key of their own may touch the same thing for all anybody knows: one after the other.
-    return "write" if options.effect == "write" else None
+    # Writes without a key of their own may touch the same thing for all anybody knows: one after the other. What the
+    # host carries out it keeps in order itself.
+    return "write" if options.effect == "write" and not options.external else None
 
 
 def _names(template: str) -> Iterable[str]:

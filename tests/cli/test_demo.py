@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast, get_args
 
+import anyio
 import pytest
 
+from engine.cli.fault_scenes import scenes
+from engine.cli.faults import tell_faults
+from engine.cli.terminal import Screen
+from engine.core.values import FaultKind, JsonObject
 from tests.cli.commands import Run, environment
 
 LINES = ("conversation", "kill -9", "goes on from there", "Replay", "What to try next")
@@ -85,9 +92,23 @@ def test_demo_in_a_place_that_cannot_be_written(command: Run, tmp_path: Path) ->
 
 
 def test_every_fault_is_shown_with_what_is_done_about_it(command: Run) -> None:
-    """`demo --faults` plays each scene on the real engine: its claim holds, and the session is usable afterwards."""
+    """`demo --faults` plays each scene on the real engine: its claim holds, the session is usable afterwards, and every
+    kind of fault that there is strikes.
+    """
     done = command("demo", "--faults", "--json")
     assert done.status == 0, done.out + done.err
     assert done.json["ok"] is True
     assert [scene["scene"] for scene in done.json["scenes"] if not scene["holds"]] == []
-    assert len(done.json["scenes"]) >= 8
+    assert {kind for scene in done.json["scenes"] for kind in scene["faults"]} == set(get_args(FaultKind))
+
+
+def test_a_claim_that_does_not_hold_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """A scene whose claim is false fails the demonstration, and its line says so."""
+    scene = next(scene for scene in scenes() if "wrong is never sent" in scene.title)
+    false = replace(scene, claim=lambda told: False)
+    holds, report = anyio.run(tell_faults, Screen(), (scene, false))
+    assert not holds
+    assert [told["holds"] for told in cast(list[JsonObject], report)] == [True, False]
+    shown = capsys.readouterr().out
+    assert shown.index("✓ the turn failed at once") < shown.index("✗ does not hold: the turn failed at once")
+    assert "generating_response → error                faulted             model_failure: 401: who are you?" in shown

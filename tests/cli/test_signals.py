@@ -4,6 +4,7 @@ open.
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -31,16 +32,17 @@ def silent_server() -> Iterator[socket.socket]:
 @contextmanager
 def asked(
     server: socket.socket, folder: Path, *arguments: str
-) -> Iterator[tuple[subprocess.Popen[str], Callable[[], None]]]:
+) -> Iterator[tuple[subprocess.Popen[str], Callable[[], socket.socket]]]:
     """Start a command with a model behind the silent server; the function returned waits until the model is asked."""
     url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
     given = start_of(*arguments, "--model", "http", "--base-url", url, "--model-name", "m", "--quiet")
     open_calls: list[socket.socket] = []
 
-    def wait_until_asked() -> None:
+    def wait_until_asked() -> socket.socket:
         connection, _ = server.accept()
         open_calls.append(connection)
         assert connection.recv(65_536).startswith(b"POST ")
+        return connection
 
     with subprocess.Popen(
         given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,
@@ -106,6 +108,65 @@ def test_sigterm_inside_a_turn_of_a_chat_ends_it(command: Run, silent_server: so
         running.wait(LIMIT_S)
         assert running.stderr is not None
         assert (running.returncode, running.stderr.read()) == (143, "")
+    assert command("replay", "--journal", "j.db").status == 0
+
+
+def test_v33_sigterm_parks_the_turn_of_a_chat_and_the_next_chat_ends_it(
+    command: Run, silent_server: socket.socket, tmp_path: Path
+) -> None:
+    """The second SIGTERM does not wait for the reply: the turn is recorded as shut down, not as cancelled, the status
+    is 143, and the next chat shows the end of the turn before it takes a line.
+    """
+    with asked(silent_server, tmp_path, "chat", "--journal", "j.db", "--session", "s") as (running, wait):
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write("add 1 2\n")
+        running.stdin.flush()
+        wait()
+        running.send_signal(signal.SIGTERM)
+        assert running.stdout.readline().startswith("session s")
+        assert running.stdout.readline().startswith("stopping at the next safe point")
+        running.send_signal(signal.SIGTERM)
+        out, err = running.communicate(timeout=LIMIT_S)
+    assert (running.returncode, err) == (143, "")
+    assert "goes on with: agent-engine chat --journal j.db --session s" in out
+    shown = command("replay", "--journal", "j.db", "s", "--show").out
+    assert (shown.count("shutdown_requested"), shown.count("turn_cancelled")) == (1, 0)
+    again = command("chat", "--journal", "j.db", "--session", "s", "--model", "scripted", "--quiet")
+    assert (again.status, again.out.splitlines()[1:]) == (0, ["The sum is 3."])
+
+
+def test_v33_sigterm_lets_the_reply_of_a_chat_come(command: Run, silent_server: socket.socket, tmp_path: Path) -> None:
+    """A reply that comes after SIGTERM is recorded and shown; then the chat ends with 143 and takes no further line."""
+    with asked(silent_server, tmp_path, "chat", "--journal", "j.db", "--session", "s") as (running, wait):
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write("hello\nhello again\n")
+        running.stdin.flush()
+        connection = wait()
+        running.send_signal(signal.SIGTERM)
+        assert running.stdout.readline().startswith("session s")
+        assert running.stdout.readline().startswith("stopping at the next safe point")
+        reply = {"choices": [{"index": 0, "delta": {"content": "at last"}, "finish_reason": "stop"}]}
+        head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+        connection.sendall(f"{head}data: {json.dumps(reply)}\n\ndata: [DONE]\n\n".encode())
+        connection.close()
+        out, err = running.communicate(timeout=LIMIT_S)
+    assert (running.returncode, err, out) == (143, "", "at last\n")
+    stats = command("stats", "--journal", "j.db", "--json").json
+    assert stats["sessions"]["s"]["turns"] == 1
+
+
+def test_v33_sigterm_at_the_prompt_of_a_chat_ends_it(
+    command: Run, silent_server: socket.socket, tmp_path: Path
+) -> None:
+    """Where no turn runs nothing is waited for."""
+    with asked(silent_server, tmp_path, "chat", "--journal", "j.db", "--session", "s") as (running, _):
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("session s")
+        running.send_signal(signal.SIGTERM)
+        out, err = running.communicate(timeout=LIMIT_S)
+    assert (running.returncode, out, err) == (143, "", "")
     assert command("replay", "--journal", "j.db").status == 0
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from engine.core.events import (
+    BudgetLent,
+    BudgetSettled,
     ContextPrepared,
     Faulted,
     GrantRevoked,
@@ -14,6 +16,7 @@ from engine.core.events import (
     ModelReplied,
     ProbeResult,
     PromptReceived,
+    RecordsRewritten,
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
@@ -29,6 +32,7 @@ from engine.core.events import (
     UserAnswered,
 )
 from engine.core.grants import GrantTerms
+from engine.core.loans import Loan, Spent
 from engine.core.session import Session
 from engine.core.values import (
     Fault,
@@ -122,11 +126,21 @@ ASKED: list[KnownEvent] = [opened(), prompt(), CONTEXT]
 IN_DOUBT: list[KnownEvent] = [*ASKED, reply(RUN, RUN), started(1), started(2), BACK]
 """Two writes had started when the process died."""
 
+SHUT_DOWN = RecoveryPlan(action="give_up", end="shutdown")
+
 GRANT = GrantTerms(pattern="pay")
 GRANTED: list[KnownEvent] = [
     *ASKED, reply(ASK), UserAnswered(request_id="s:4:0:approval", approve=True, grant=GRANT),
 ]  # fmt: skip
 """A person has allowed one call, and more of its kind."""
+
+LENDING: list[KnownEvent] = [
+    opened(max_tokens=100), prompt(), CONTEXT, reply(RUN), BudgetLent(child="k", loan=Loan(tokens=60)),
+]  # fmt: skip
+"""A turn that has lent more than half of its tokens to a child; the loan is called s:5:0."""
+
+BORROWED = SessionOpened(parent="p", loan=Loan(id="s:5:0", tokens=60))
+SETTLED = BudgetSettled(loan="s:5:0", spent=Spent(tokens=50))
 
 SPENDING: list[KnownEvent] = [prompt(), CONTEXT, says("a", "length")]
 ONE_ROUND: list[KnownEvent] = [opened(max_tokens=4, on_budget="ask"), *SPENDING]
@@ -177,6 +191,16 @@ SESSIONS: dict[str, list[KnownEvent]] = {
     "error, decided by the host": [
         *ASKED, fault("model_failure", retryable=True), RecoveryPlanned(plan=RecoveryPlan(action="give_up")),
     ],
+    "error, to shut down": [*ASKED, fault("host_failure"), RecoveryPlanned(plan=SHUT_DOWN)],
+    "tools, a child has a loan": LENDING,
+    "tools, a child has settled": [*LENDING, SETTLED],
+    "processing, a child has a loan": [*LENDING, ended(1)],
+    "generating, a child has a loan": [*LENDING, ended(1), CONTEXT],
+    "waiting, a child has a loan": [*LENDING, ended(1), CONTEXT, reply(ASK)],
+    "error, a child has a loan": [*LENDING, fault("host_failure")],
+    "idle, on a loan": [BORROWED, prompt(), CONTEXT, says()],
+    "idle, after its loan": [BORROWED, prompt(), CONTEXT, says(), SETTLED],
+    "generating, on a loan": [BORROWED, prompt(), CONTEXT],
     "tools, a second attempt": [*ASKED, reply(TRIED, TRIED), ToolRetried(call_id="c1", content="no answer")],
     "tools, one stops the turn": [*ASKED, reply(RUN, STOPS), ended(2, ToolStatus.FAILED)],
     "tools, beside a task": [*ASKED, reply(RUN, TASK)],
@@ -205,8 +229,8 @@ SESSIONS: dict[str, list[KnownEvent]] = {
 """Name → the events that lead there."""
 
 SESSIONS |= {
-    f"shut down: {name}": [*events, STOP] for name, events in SESSIONS.items() if events and "idle after" not in name
-}
+    "shut down by a plan": [*ASKED, fault("host_failure"), RecoveryPlanned(plan=SHUT_DOWN), RecoveryFailed()],
+} | {f"shut down: {name}": [*events, STOP] for name, events in SESSIONS.items() if events and "idle after" not in name}
 
 
 def session(name: str) -> Session:
@@ -288,6 +312,17 @@ def _revocations(now: Session) -> Iterator[KnownEvent]:
     yield GrantRevoked(grant_id="nobody")
 
 
+def _loans(_: Session) -> Iterator[KnownEvent]:
+    yield BudgetLent(child="k", loan=Loan(tokens=60))
+    yield BudgetLent(child="another", loan=Loan(tokens=1))
+    yield BudgetLent(child="another", loan=Loan(tokens=60))
+
+
+def _settlements(_: Session) -> Iterator[KnownEvent]:
+    yield SETTLED
+    yield BudgetSettled(loan="nobody's")
+
+
 def _faults(_: Session) -> Iterator[KnownEvent]:
     for kind in get_args(FaultKind):
         yield fault(kind)
@@ -297,6 +332,7 @@ def _faults(_: Session) -> Iterator[KnownEvent]:
 
 def _decisions(_: Session) -> Iterator[KnownEvent]:
     yield RecoveryPlanned(plan=RecoveryPlan(action="give_up"))
+    yield RecoveryPlanned(plan=SHUT_DOWN)
     yield RecoveryPlanned(plan=RecoveryPlan(action="ask"))
     for state in (State.PROCESSING, State.GENERATING_RESPONSE):
         yield RecoveryPlanned(plan=RecoveryPlan(action="resume", resume=state))
@@ -330,6 +366,8 @@ VARIANTS: dict[str, Any] = {
     "late_result": _plain(LateResult(call_id="c1", key="s:4:0")),
     "user_answered": _answers,
     "grant_revoked": _revocations,
+    "budget_lent": _loans,
+    "budget_settled": _settlements,
     "faulted": _faults,
     "recovery_planned": _decisions,
     "recovered": _plain(Recovered()),
@@ -337,6 +375,7 @@ VARIANTS: dict[str, Any] = {
     "recovery_failed": _plain(RecoveryFailed()),
     "turn_cancelled": _plain(TurnCancelled(reason="enough")),
     "resumed": _resumptions,
+    "records_rewritten": _plain(RecordsRewritten(action="redacted", records=())),
     "shutdown_requested": _plain(STOP),
 }
 """Kind → what to try of it on a session: events that make each guard true and false, and such as refer to nothing."""

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, strategies as st
 from pydantic import ValidationError
 
-from engine.core.budgets import budgets, short_of, within_budget
-from engine.core.events import ModelReplied, RecoveryNeedsUser, UserAnswered
+from engine.core.budgets import budgets, offer, short_of, within_budget
+from engine.core.events import BudgetLent, BudgetSettled, ModelReplied, RecoveryNeedsUser, UserAnswered
+from engine.core.loans import Loan, Share, Spent
 from engine.core.money import Price, as_text, pico
 from engine.core.session import Session, Turn
 from engine.core.values import (
@@ -28,6 +29,27 @@ from .scenarios import BEYOND, CONTEXT, RUN, ended, opened, prompt, reply
 
 amounts = st.from_regex(r"[0-9]{1,9}(\.[0-9]{1,6})?", fullmatch=True)
 tokens = st.integers(0, 10**9)
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 60)), max_size=12))
+def test_a17_what_is_lent_is_never_more_than_there_is(steps: list[tuple[int, int]]) -> None:
+    """Whatever children ask for and use, open loans and what was used stay within the limit, as far as loans hold."""
+    recording = Recording().play([opened(max_tokens=100), prompt(), CONTEXT, reply(RUN)])
+    for number, (wanted, used) in enumerate(steps):
+        loan = offer(recording.session, Share(tokens=wanted))
+        budget = budgets(recording.session)["tokens"]
+        assert budget.used + budget.reserved < budget.limit
+        if not isinstance(loan, Loan):
+            assert wanted > budget.limit - budget.used - budget.reserved - 1
+            continue
+        recording.add(BudgetLent(child=f"k{number}", loan=loan))
+        turn = recording.session.turn
+        assert turn is not None
+        assert budgets(recording.session)["tokens"].reserved == budget.reserved + wanted
+        if number % 2:
+            lent = turn.lent[-1].loan
+            recording.add(BudgetSettled(loan=lent.id, spent=Spent(tokens=min(used, wanted))))
+    check_session(recording.session)
 
 
 @given(amounts)

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 from hypothesis import given, strategies as st
 
-from engine.core.recovery import MAX_DELAY_S, batch_fault, counted, plan_for
+from engine.core.recovery import MAX_DELAY_S, batch_fault, counted, objection_to, plan_for
 from engine.core.session import Turn
 from engine.core.values import Fault, FaultKind, RecoveryPlan, SessionSettings, State
 
@@ -55,6 +55,17 @@ def test_failure_of_the_model_is_tried_again(kind: FaultKind) -> None:
     """The model is asked again, and the plan counts down."""
     made = plan(kind, max_model_retries=2)
     assert (made.action, made.resume, made.attempt, made.attempts_left) == ("resume", State.GENERATING_RESPONSE, 1, 1)
+
+
+def test_v25_only_what_is_given_up_ends_in_a_shutdown() -> None:
+    """A plan that goes on cannot shut the session down; one that gives up always can."""
+    fault, settings = Fault(kind="model_failure", message="m", retryable=True), SessionSettings()
+    turn = Turn(1, round=1, fault=fault, plan=plan_for(fault, Turn(1), settings))
+    given_up = RecoveryPlan(action="give_up", end="shutdown")
+    assert objection_to(given_up, turn, settings) is None
+    for action in ("resume", "ask", "park"):
+        objection = objection_to(given_up.model_copy(update={"action": action}), turn, settings)
+        assert objection == "only a turn that is given up can end in a shutdown"
 
 
 @pytest.mark.parametrize("kind", MODEL)

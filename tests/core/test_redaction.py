@@ -18,6 +18,8 @@ from hypothesis import given, strategies as st
 from engine.core.events import (
     EVENT_TYPES,
     EVENTS,
+    BudgetLent,
+    BudgetSettled,
     ContextPrepared,
     Faulted,
     GrantRevoked,
@@ -26,6 +28,7 @@ from engine.core.events import (
     ModelReplied,
     ProbeResult,
     PromptReceived,
+    RecordsRewritten,
     Recovered,
     RecoveryFailed,
     RecoveryNeedsUser,
@@ -40,8 +43,10 @@ from engine.core.events import (
     TurnCancelled,
     UserAnswered,
 )
+from engine.core.loans import Loan, Spent
 from engine.core.notices import Gap, ReasoningDelta, TextDelta, ToolInputDelta, ToolProgress, ToolRunning
 from engine.core.redaction import MIN_SECRET_CHARS, NoticeRedactor, RedactingStream, Redactor
+from engine.core.secret_names import CUT
 from engine.core.values import Fault, JsonObject, Message, ModelReply, PlannedCall, RecoveryPlan, ToolCall, WirePatch
 from engine.errors import SecretRefused
 from engine.journal.canonical import canonical
@@ -94,6 +99,8 @@ def planted(secret: str) -> list[KnownEvent]:
         UserAnswered(request_id="r1", approve=True, text=text, by=secret),
         UserAnswered(request_id="r1", approve=True, arguments=data, plan=plan),
         GrantRevoked(grant_id="r1", by=text),
+        BudgetLent(child="child", loan=Loan(tokens=3)),
+        BudgetSettled(loan="s:4:0", spent=Spent(tokens=2)),
         Faulted(fault=Fault(kind="model_failure", message=f"401 for {text}")),
         RecoveryPlanned(plan=RecoveryPlan(action="give_up")),
         Recovered(),
@@ -101,6 +108,7 @@ def planted(secret: str) -> list[KnownEvent]:
         RecoveryFailed(),
         TurnCancelled(reason=text),
         Resumed(probes=(ProbeResult(call_id="c1", happened=True, content=text),)),
+        RecordsRewritten(action="pruned", records=(), reason=text, by=secret),
         ShutdownRequested(reason=text),
     ]
 
@@ -210,6 +218,19 @@ def test_cleaned_text_holds_no_known_value(text: str) -> None:
     """No secret is left in a cleaned text, also where several overlap."""
     cleaned = TANGLED.text(text)
     assert not any(secret in cleaned for secret in ("abcabd", "abcabdab", "bdabca", "cabdab"))
+
+
+@pytest.mark.parametrize("form", ["sesame/open/0123", "sesame%2Fopen%2F0123"])
+def test_f18_a_text_that_was_cut_shows_no_half_of_a_secret(form: str) -> None:
+    """Errors are cut to a length before they get here, and say so: half of a secret or more before that is replaced as
+    the whole is; less than that may be any word, and stays. Where a text ends by itself nothing is missing.
+    """
+    redactor = Redactor({"KEY": "sesame/open/0123"}, ())
+    for shown in range(1, len(form)):
+        expected = "[redacted:KEY]" if 2 * shown >= len(form) else form[:shown]
+        assert redactor.text(f"no access with {form[:shown]}{CUT}") == f"no access with {expected}{CUT}"
+    assert redactor.text(f"no access{CUT}") == f"no access{CUT}"
+    assert redactor.text(form[:-1]) == form[:-1]
 
 
 def test_f18_stream_waits_for_the_longer_secret_around_a_shorter_one() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.core import guards, table
+from engine.core import checks, guards, table
 from engine.core.cursor import Cursor
 from engine.core.events import EVENT_TYPES, KnownEvent
 from engine.core.session import Session
@@ -20,16 +20,17 @@ from engine.testing.checks import check_session
 
 from .scenarios import SESSIONS, VARIANTS, attempts, session
 
-EVERYWHERE = {"session_opened", "session_forked"}
-WORKING = {"grant_revoked", "late_result", "turn_cancelled", "resumed", "shutdown_requested"} | EVERYWHERE
+ALWAYS = {"session_opened", "session_forked", "records_rewritten"}
+NEARLY = {"grant_revoked", "late_result", "budget_settled", "shutdown_requested"} | ALWAYS
+WORKING = {"budget_lent", "turn_cancelled", "resumed"} | NEARLY
 LEGAL = {
-    State.IDLE: {"grant_revoked", "late_result", "prompt_received", "shutdown_requested"} | EVERYWHERE,
+    State.IDLE: {"prompt_received"} | NEARLY,
     State.PROCESSING: {"context_prepared", "faulted"} | WORKING,
     State.GENERATING_RESPONSE: {"model_replied", "faulted"} | WORKING,
     State.EXECUTING_TOOLS: {"tool_started", "tool_finished", "tool_retried", "user_answered", "faulted"} | WORKING,
     State.WAITING_FOR_USER: {"user_answered", "faulted"} | WORKING,
     State.ERROR: {"faulted", "recovery_planned", "recovered", "recovery_needs_user", "recovery_failed"} | WORKING,
-    State.SHUTDOWN: {"resumed"} | EVERYWHERE,
+    State.SHUTDOWN: {"resumed"} | ALWAYS,
 }
 """The legal kinds of every state, written down a second time."""
 
@@ -39,13 +40,21 @@ def deep(of: Session) -> object:
     return copy.deepcopy((of, tuple(of.transcript)))
 
 
+def checked(of: Session, event: KnownEvent) -> Cursor:
+    """Return a cursor whose event was found to refer to what is open, as guards get it."""
+    cursor = Cursor(of, event)
+    if event.kind in checks.CHECKS:
+        checks.CHECKS[event.kind](cursor)
+    return cursor
+
+
 def chosen_row(of: Session, event: KnownEvent) -> Row:
     """Return the row that `ROWS` says is to fire: the first whose guard holds."""
     for row in ROWS:
         if (
             row.trigger == event.kind
             and of.state in row.sources
-            and (row.guard is None or row.guard(Cursor(of, event)))
+            and (row.guard is None or row.guard(checked(of, event)))
         ):
             return row
     raise AssertionError(f"no row for {event.kind} in {of.state}")

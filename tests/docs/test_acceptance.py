@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,12 +34,14 @@ def rows(page: str) -> list[Row]:
     return [Row(row[0], tuple(re.findall(r"`(test_\w+)`", row[-1])), _NOT_YET in row[-1]) for row in cells]
 
 
-def names_of_tests() -> Iterator[str]:
-    """Yield the name of every test of the project."""
-    for path in (ROOT / "tests").rglob("test_*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-                yield node.name
+@cache
+def names_of_tests() -> frozenset[str]:
+    """Return the name of every test of the project."""
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "tests").rglob("test_*.py"))
+    functions = (
+        node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    return frozenset(function.name for function in functions if function.name.startswith("test_"))
 
 
 def test_every_row_is_there_once_in_order() -> None:
@@ -52,7 +54,7 @@ def test_every_row_is_there_once_in_order() -> None:
 @pytest.mark.parametrize("page", ["acceptance.md", "why.md"])
 def test_every_named_test_exists(page: str) -> None:
     """A proof is a test that is there."""
-    known = set(names_of_tests())
+    known = names_of_tests()
     assert [(row.id, name) for row in rows(page) for name in row.tests if name not in known] == []
 
 

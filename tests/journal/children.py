@@ -14,8 +14,15 @@ from pathlib import Path
 
 import anyio
 
+from engine import Message, TransitionRecord
+from engine.core.events import PromptReceived, TurnCancelled
+from engine.core.session import Session
+from engine.core.step import step
 from engine.errors import EngineError, JournalUnavailable, SessionBusy, StaleWriter
-from engine.ports import Journal
+from engine.journal.codec import seal
+from engine.ports import Journal, Tail
+from engine.replay import Account, prune, redact
+from engine.runtime.clock import SystemClock
 from engine.testing.records import chain, tail_of
 
 say = partial(print, flush=True)
@@ -56,6 +63,38 @@ async def append_for_ever(kind: str, folder: str) -> None:
         await writer.append(run)
         tail = tail_of(run)
         say("acked", tail.seq)
+
+
+async def rewrite_for_ever(kind: str, folder: str) -> None:
+    """Append, redact and prune in turn, and say up to which record the history is durable, until killed."""
+    journal = open_kind(kind, folder)
+    account = Account(SystemClock())
+    while True:
+        writer = await journal.claim("s")
+        run = _turns(writer.tail) if writer.tail.seq else chain("s", 5, text="a secret")
+        await writer.append(run)
+        await writer.release()
+        say(run[-1].seq)
+        done = await redact(journal, "s", "a secret", account)
+        say(done.declared or run[-1].seq)
+        done = await prune(journal, "s", run[-1].seq - 2, account)
+        say(done.declared or run[-1].seq)
+
+
+def _turns(tail: Tail) -> list[TransitionRecord]:
+    """Return two turns that are begun and cancelled, after a tail where none is open."""
+    prompt, cancelled = PromptReceived(messages=(Message(role="user", text="a secret"),)), TurnCancelled(reason="done")
+    session, digest = Session("s", tail.seq), tail.hash
+    records: list[TransitionRecord] = []
+    for event in (prompt, cancelled, prompt, cancelled):
+        after, effects = step(session, event)
+        record = seal(
+            session="s", seq=after.seq, at="2026-01-01T00:00:00.000000Z", mono_ns=after.seq, source=session.state,
+            dest=after.state, event=event, effects=effects, prev=digest,
+        )  # fmt: skip
+        records.append(record)
+        session, digest = after, record.hash
+    return records
 
 
 async def contend(kind: str, folder: str, rounds: str) -> None:
@@ -131,7 +170,7 @@ async def without_rights(kind: str, folder: str) -> None:
 
 
 ROLES: dict[str, Callable[..., Awaitable[None]]] = {
-    role.__name__: role for role in (append_for_ever, contend, try_claim, fill, without_rights)
+    role.__name__: role for role in (append_for_ever, contend, rewrite_for_ever, try_claim, fill, without_rights)
 }
 
 if __name__ == "__main__":

@@ -35,9 +35,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", "0")))
-        self.script.seen(self, body)(self)
+        try:
+            self.script.seen(self, body)(self)
+        except (BrokenPipeError, ConnectionResetError):
+            # The client hung up while it was being answered.
+            self.script.left.set()
+            self.close_connection = True
 
     do_GET = do_POST
+
+    def do_HEAD(self) -> None:
+        self.script.meet(self)
+        self.send_response(405)
+        self.send_header("content-length", "0")
+        self.end_headers()
 
     def log_message(self, *args: object) -> None:
         """Stay silent: the tests look at what was recorded."""
@@ -74,11 +85,20 @@ class ScriptedServer:
     def body(self) -> Any:
         return self.requests[-1][2]
 
-    def seen(self, handler: Handler, body: bytes) -> Answer:
+    @property
+    def connections(self) -> int:
+        """How many connections there have been."""
+        return len(self._ports)
+
+    def meet(self, handler: Handler) -> int:
         port = handler.client_address[1]
         if port not in self._ports:
             self._ports.append(port)
             self._sockets.append(handler.connection)
+        return port
+
+    def seen(self, handler: Handler, body: bytes) -> Answer:
+        port = self.meet(handler)
         headers = {name.lower(): value for name, value in handler.headers.items()}
         self.requests.append((self._ports.index(port), headers, json.loads(body) if body else None))
         self.arrived.set()

@@ -546,6 +546,27 @@ async def test_an_answer_beyond_every_bound_is_cut_off() -> None:
 
 
 @pytest.mark.anyio
+async def test_v9_warmed_connection_is_the_one_that_is_used() -> None:
+    """Warming opens a connection and sends nothing else; the request that follows goes over it."""
+    with ScriptedServer(OK) as server:
+        async with model_at(server.url) as model:
+            await model.warm(asking("a secret"))
+            assert (server.connections, server.requests) == (1, [])
+            await ask(model)
+            await model.warm(asking())
+            await ask(model)
+        assert (server.connections, len(server.requests)) == (1, 2)
+
+
+@pytest.mark.anyio
+async def test_v9_server_that_cannot_be_reached_fails_the_warming() -> None:
+    """Who warms is told that nobody listens, as who asks would be."""
+    async with model_at(refused_url()) as model:
+        with pytest.raises(ModelError, match="no connection"):
+            await model.warm(asking())
+
+
+@pytest.mark.anyio
 async def test_connections_are_reused_and_closed_ones_replaced_by_aclose() -> None:
     """Two calls share one connection; after aclose the model works again on a new one; aclose twice is fine."""
     with ScriptedServer(OK) as server:

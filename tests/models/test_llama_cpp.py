@@ -144,6 +144,40 @@ async def test_l1_tool_input_deltas_make_the_arguments(model: LlamaCppModel) -> 
 
 
 @pytest.mark.anyio
+async def test_v9_prefix_that_was_read_ahead_is_not_read_again(model: LlamaCppModel) -> None:
+    """After warming with what a request begins like, only what is new in it is evaluated; nothing was generated."""
+    system = Message(role="system", text="Always be brief. " * 20)
+    await model.generate(ask("an entirely other conversation"), quiet)
+    await model.warm(ask(system, ""))
+    reply = await model.generate(ask(system, "hello"), quiet)
+    assert reply.usage is not None
+    assert reply.usage.input_tokens - reply.usage.cached_tokens < 32
+    assert reply.text
+
+
+@pytest.mark.anyio
+async def test_v9_reading_ahead_gives_way_to_a_request(model: LlamaCppModel) -> None:
+    """A request that comes while the model reads ahead ends that; while the model works, nothing is read ahead."""
+    text: list[str | None] = []
+    begun = anyio.Event()
+
+    def emit(notice: Notice) -> None:
+        begun.set()
+
+    async def speak() -> None:
+        text.append((await model.generate(ask("hello"), emit)).text)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(model.warm, ask("word " * 300))
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(speak)
+        await begun.wait()
+        await model.warm(ask("nothing of this is read"))
+    assert text == ["Hello! How can I help?"]
+    assert threads_inside() == 0
+
+
+@pytest.mark.anyio
 async def test_l17_cancelled_between_tokens(model: LlamaCppModel) -> None:
     """Cancelled in the middle, the generation stops: nothing is told any more and no thread is left."""
     told: list[Notice] = []

@@ -123,7 +123,7 @@ def test_benefits_of_many_tools_are_bounded() -> None:
     benefit = Benefit()
     for number in range(2000):
         benefit.started(f"t{number}", 1.0)
-    assert len(benefit._starts) == MAX_SYMBOLS
+    assert len(benefit.sums()) == MAX_SYMBOLS
 
 
 def test_v9_the_allowance_holds_in_number_and_in_seconds() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, settings, strategies as st
 
 from engine.errors import PredictorRefused, UsageError
 from engine.predict import Execution, Predictor, PredictorSettings
@@ -252,3 +252,45 @@ def test_nothing_learned_is_a_predictor_too() -> None:
     empty = Learned(PredictorSettings())
     assert encode(decode(encode(empty), PredictorSettings(), "text")) == encode(empty)
     assert learned(Predictor().merge(Predictor())) == encode(empty)
+
+
+def books_of(past: list[tuple[bool, bool, float]], acting: bool) -> Predictor:
+    """Return a predictor whose books have seen preparations: (really done, wasted, seconds)."""
+    predictor = Predictor(SMALL)
+    books = predictor.books
+    books.acting = acting
+    for really, wasted, seconds in past:
+        books.tally(really).prepared += 1
+        books.settle(-seconds if wasted else seconds, wasted=wasted)
+        books.benefit.called("read", seconds, cold=wasted)
+        books.benefit.thought(seconds)
+        books.end_run()
+    return predictor
+
+
+PASTS = st.lists(st.tuples(st.booleans(), st.booleans(), st.floats(0, 9)), max_size=60)
+
+
+@given(PASTS, PASTS, st.booleans())
+def test_v9_books_survive_a_file_and_merge_in_any_order(
+    first: list[tuple[bool, bool, float]], second: list[tuple[bool, bool, float]], acting: bool
+) -> None:
+    """What preparing has cost and saved is kept as it is, and two accounts are one in either order."""
+    one, two = books_of(first, acting), books_of(second, not acting)
+    assert encode(decode(learned(one), SMALL, "text")) == learned(one)
+    assert learned(one.merge(two)) == learned(two.merge(one))
+
+
+def test_v9_books_act_after_twenty_runs_that_paid_and_stop_after_twenty_that_did_not() -> None:
+    """Not after nineteen; and a saving long ago does not outweigh a loss now."""
+    books = Predictor().books
+    for run in range(19):
+        books.settle(1.0, wasted=False)
+        books.end_run()
+        assert not books.acting, run
+    books.end_run()
+    assert books.acting
+    for _ in range(40):
+        books.settle(-1.0, wasted=True)
+        books.end_run()
+    assert not books.acting

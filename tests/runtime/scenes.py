@@ -41,6 +41,45 @@ def calls(*names: str) -> ModelReply:
     return ModelReply(tool_calls=[call(name, f"c{index}") for index, name in enumerate(names)])
 
 
+def calling(*names: str) -> FunctionModel:
+    """Return a model that calls these tools in the first round of every turn, and then is done."""
+    return FunctionModel(lambda request: ModelReply(text="done") if request.round > 1 else calls(*names))
+
+
+class VirtualClock:
+    """Both clocks follow the event loop's time, which may be virtual; the time of day can be moved."""
+
+    def __init__(self, offset_s: float = 1_800_000_000.0) -> None:
+        self.offset_s = offset_s
+
+    def time_ns(self) -> int:
+        """Return the time of day."""
+        return int((self.offset_s + anyio.current_time()) * 1e9)
+
+    def monotonic_ns(self) -> int:
+        """Return the loop's time."""
+        return int(anyio.current_time() * 1e9)
+
+
+class Crowd:
+    """Counts those who are inside at once.
+
+    Attributes:
+        most: how many there were at most.
+    """
+
+    def __init__(self) -> None:
+        self.most = self._inside = 0
+
+    async def visit(self, steps: int = 1) -> None:
+        """Be inside for so many steps of the event loop."""
+        self._inside += 1
+        self.most = max(self.most, self._inside)
+        for _ in range(steps):
+            await anyio.lowlevel.checkpoint()
+        self._inside -= 1
+
+
 class Verdicts:
     """A policy that knows a verdict for some call ids or tools and allows everything else."""
 

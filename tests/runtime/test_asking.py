@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import anyio
 import pytest
@@ -14,29 +13,12 @@ from engine.core.values import Outcome, Request, State
 from engine.errors import InvalidEvent, ModelError
 from engine.journal import MemoryJournal
 from engine.ports import Emit
-from engine.runtime.asking import Alarm
+from engine.runtime.alarm import Alarm
 from engine.runtime.clock import timestamp
 from engine.runtime.crew import Crew
-from engine.testing.scheduling import virtual_time
+from tests.runtime.scenes import VirtualClock
 
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """Run every test here once on each event loop, in virtual time."""
-    return virtual_time(request.param)
-
-
-class VirtualClock:
-    """Both clocks follow the event loop's virtual time; the wall clock can be moved."""
-
-    def __init__(self, offset_s: float = 1_800_000_000.0) -> None:
-        self.offset_s = offset_s
-
-    def time_ns(self) -> int:
-        return int((self.offset_s + anyio.current_time()) * 1e9)
-
-    def monotonic_ns(self) -> int:
-        return int(anyio.current_time() * 1e9)
+pytestmark = pytest.mark.virtual_time
 
 
 class Metered:
@@ -71,8 +53,13 @@ async def triggers(engine: Engine, session: str) -> list[str]:
 @pytest.mark.anyio
 async def test_f20_v24_d8_fifty_sessions_on_one_429() -> None:
     """50 sessions start at once, the first volley is told to wait 2 s: at most 55 requests, none too early."""
+    await check_fifty_sessions("provider#1")
+
+
+async def check_fifty_sessions(key: str | None) -> None:
+    """Let 50 sessions meet one refusal of a provider whose quota has this name, and count requests."""
     began = anyio.current_time()
-    model = Metered(lambda _: limited(2.0) if anyio.current_time() < began + 2 else None)
+    model = Metered(lambda _: limited(2.0) if anyio.current_time() < began + 2 else None, key)
     outcomes: list[Outcome] = []
 
     async def ask(engine: Engine, number: int) -> None:
@@ -108,6 +95,10 @@ async def test_f20_a_long_wait_parks_the_turn_and_goes_on_by_itself() -> None:
         began = anyio.current_time()
         result = await session.ask("go")
         assert anyio.current_time() - began < 1
+        gate = engine.stats().gates["provider#1"]
+        assert (gate.limited, gate.admitted, gate.in_flight, gate.waiting) == (1, 1, 0, 0)
+        assert gate.opens_in_s is not None
+        assert 3_599 < gate.opens_in_s < 3_700
         assert (result.outcome, session.state) == (Outcome.WAITING, State.WAITING_FOR_USER)
         assert [request.kind for request in session.pending] == ["parked"]
         await anyio.sleep_until(model.sent[0] + 3_600)
@@ -278,6 +269,9 @@ async def test_a6_the_breaker_stops_all_sessions_of_a_key() -> None:
     async with Engine(model=model, clock=VirtualClock()) as engine, anyio.create_task_group() as group:
         for number in range(10):
             group.start_soon(ask, engine, number)
+        await anyio.sleep(20)
+        assert engine.stats().gates["provider#1"].breaker == "open"
+    assert engine.stats().gates == {}
     failed = [moment - began for moment in model.sent if moment < began + 40]
     assert 3 <= len([moment for moment in failed if moment < 30]) <= 4 + 3
     assert len([moment for moment in failed if moment > 30]) == 1

@@ -25,7 +25,7 @@ from engine import (
 )
 from engine.core.notices import Notice
 from engine.models import FunctionModel, ScriptedModel
-from tests.runtime.scenes import Verdicts, call, calls
+from tests.runtime.scenes import Crowd, Verdicts, call, calls
 
 pytestmark = pytest.mark.anyio
 
@@ -118,22 +118,18 @@ async def test_v10_writes_to_one_conflict_key_run_in_order() -> None:
 
 async def test_v16_max_concurrent_tools_holds() -> None:
     """Of nine reads under a limit of two, never more than two run, and all are run."""
-    running = most = 0
+    crowd = Crowd()
 
     @tool(effect="read")
     async def look() -> str:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await anyio.lowlevel.checkpoint()
-        running -= 1
+        await crowd.visit()
         return ""
 
     limits = Limits(max_concurrent_tools=2)
     async with Engine(model=ScriptedModel([calls(*["look"] * 9), "done"]), tools=[look], limits=limits) as engine:
         result = await (await engine.open("s")).ask("go")
     assert len(result.tool_calls) == 9
-    assert most == 2
+    assert crowd.most == 2
 
 
 async def test_f5_timed_out_threads_count_against_the_limit() -> None:

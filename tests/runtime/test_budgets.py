@@ -17,7 +17,7 @@ from engine.errors import InvalidEvent, UsageError
 from engine.journal import MemoryJournal
 from engine.models import FunctionModel
 from engine.ports import ToolContext
-from tests.runtime.scenes import Verdicts, call, calls, check_closed, history
+from tests.runtime.scenes import Verdicts, call, calling, check_closed, history
 
 pytestmark = pytest.mark.anyio
 
@@ -359,7 +359,7 @@ async def test_a5_v16_a_timeout_from_the_limits_strikes() -> None:
 
     limits = Limits(tools={"hang": ToolLimits(timeout_s=0.01)})
     for policy in (None, Verdicts(hang="ask")):
-        model = FunctionModel(_calls_once("hang"))
+        model = calling("hang")
         extras: dict[str, Any] = {"policy": policy} if policy else {}
         async with Engine(model=model, tools=[hang], limits=limits, **extras) as engine:
             session = await engine.open("s")
@@ -368,13 +368,6 @@ async def test_a5_v16_a_timeout_from_the_limits_strikes() -> None:
                 if result.pending:
                     result = await session.answer(result.pending[0].id, approve=True, arguments={"n": 2})
         assert [made.status for made in result.tool_calls] == [ToolStatus.TIMED_OUT]
-
-
-def _calls_once(*names: str) -> Any:
-    async def think(request: ModelRequest) -> ModelReply:
-        return calls(*names) if request.round == 1 else ModelReply(text="done")
-
-    return think
 
 
 def test_limits_of_a_tool_that_is_not_there_are_refused() -> None:
@@ -386,6 +379,7 @@ def test_limits_of_a_tool_that_is_not_there_are_refused() -> None:
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
+        ({"tools": {"look": {"max_output_bytes": 1023}}}, "greater than or equal to 1024"),
         ({"max_cost": "1"}, "max_cost needs prices"),
         ({"max_cost": "0", "prices": {"*": {"input": "1", "output": "1"}}}, "max_cost must be more than 0"),
         ({"max_cost": 0.5, "prices": {"*": {"input": "1", "output": "1"}}}, "max_cost"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import anyio
 import pytest
 from hypothesis import given, strategies as st
@@ -13,31 +11,15 @@ from engine.core.record import TransitionRecord
 from engine.core.values import State
 from engine.errors import UsageError
 from engine.runtime.dwell import DwellTimes, Sketch, Stuck, StuckWatch
-from engine.testing.scheduling import counting_steps, virtual_time
+from engine.testing.scheduling import counting_steps
+from tests.runtime.scenes import VirtualClock
 
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """Let no timer take time."""
-    backend: Literal["asyncio", "trio"] = request.param
-    return virtual_time(backend)
+pytestmark = pytest.mark.virtual_time
 
 
 def move(session: str, source: State, dest: State, mono_ns: int = 0, seq: int = 1) -> TransitionRecord:
     """Return a record of a transition."""
     return TransitionRecord(1, session, seq, "", mono_ns, "recovered", source, dest, Recovered(), (), "", "", "")
-
-
-class LoopClock:
-    """The engine's clock, told by the event loop."""
-
-    def time_ns(self) -> int:
-        """Return the loop's time."""
-        return self.monotonic_ns()
-
-    def monotonic_ns(self) -> int:
-        """Return the loop's time."""
-        return int(anyio.current_time() * 1e9)
 
 
 @given(st.lists(st.integers(0, 2 * 10**15), min_size=1), st.sampled_from([0.01, 0.5, 0.9, 0.99, 1.0]))
@@ -90,7 +72,7 @@ class Watched:
 
     def __init__(self, bound_s: float = 10) -> None:
         self.stuck: list[Stuck] = []
-        self.watch = StuckWatch(bound_s, LoopClock(), self.stuck.append)
+        self.watch = StuckWatch(bound_s, VirtualClock(), self.stuck.append)
 
     def enter(self, session: str, state: State, seq: int = 1) -> None:
         """Let a session come to a state."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random
-from typing import Any, Literal
+from typing import Literal
 
 import anyio
 import pytest
@@ -18,18 +18,21 @@ from engine.runtime.governor import Closed, Governor, Pass
 from engine.runtime.quota import FIRST_WINDOW, QuotaSettings
 from engine.testing.scheduling import counting_steps, virtual_time
 
+pytestmark = pytest.mark.virtual_time
+
 BACKENDS: tuple[Literal["asyncio", "trio"], ...] = ("asyncio", "trio")
 KEY = "provider#1"
 
 
-@pytest.fixture(params=BACKENDS)
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """Run every asynchronous test here once on each event loop, in virtual time."""
-    return virtual_time(request.param)
-
-
 def governor(seed: int = 0, **given: float) -> Governor:
     return Governor(QuotaSettings.model_validate(given), Random(seed))  # noqa: S311 - jitter is no secret
+
+
+async def trip(gate: Governor) -> None:
+    """Let the breaker open."""
+    for _ in range(THRESHOLD):
+        with await admitted(gate) as right:
+            right.failed()
 
 
 async def admitted(gate: Governor, key: str = KEY) -> Pass:
@@ -309,9 +312,7 @@ async def test_a6_the_breaker_is_shared_and_one_probe_decides() -> None:
     """Three failures stop every session on the key; after the cooldown one call goes, and its answer lets all go."""
     gate = governor()
     began = anyio.current_time()
-    for _ in range(THRESHOLD):
-        with await admitted(gate) as right:
-            right.failed()
+    await trip(gate)
     sent: list[float] = []
 
     async def one() -> None:
@@ -337,9 +338,7 @@ async def test_a6_the_breaker_is_shared_and_one_probe_decides() -> None:
 async def test_a6_a_recovery_leaves_when_the_probe_tells() -> None:
     """Who waits for the gate while a probe is out waits for the probe's end."""
     gate = governor()
-    for _ in range(THRESHOLD):
-        with await admitted(gate) as right:
-            right.failed()
+    await trip(gate)
     probe = await admitted(gate)
     began = anyio.current_time()
     async with anyio.create_task_group() as group:
@@ -368,9 +367,7 @@ async def test_a6_only_failures_trip_it(report: str) -> None:
 async def test_a6_a_probe_that_is_given_up_lets_the_next_one_probe() -> None:
     """A cancelled probe tells nothing; the first in the queue becomes the probe at once."""
     gate = governor()
-    for _ in range(THRESHOLD):
-        with await admitted(gate) as right:
-            right.failed()
+    await trip(gate)
     probe = await admitted(gate)
     began = anyio.current_time()
     async with anyio.create_task_group() as group:

@@ -55,6 +55,16 @@ async def ask(session: Session) -> None:
     await session.ask("go")
 
 
+async def check_late_end_changes_nothing(engine: Engine, session: Session, stubborn: Stubborn) -> None:
+    """Assert that the tool that was given up keeps its place until it ends, and that its end is no record."""
+    assert engine.stats().running_tools == 1
+    before = session.seq
+    stubborn.let_go.set()
+    await stubborn.ended.wait()
+    await anyio.wait_all_tasks_blocked()
+    assert (engine.stats().running_tools, session.seq) == (0, before)
+
+
 @pytest.mark.parametrize(("name", "status"), [("stare", ToolStatus.CANCELLED), ("pour", ToolStatus.UNKNOWN)])
 async def test_v22_m11_cancel_does_not_wait_for_a_tool_that_swallows_it(name: str, status: ToolStatus) -> None:
     """`session.cancel` returns after the grace; a write is unknown then; its late result changes nothing."""
@@ -69,12 +79,7 @@ async def test_v22_m11_cancel_does_not_wait_for_a_tool_that_swallows_it(name: st
                 await session.cancel()
         result = await session.result()
         assert (result.outcome, [made.status for made in result.tool_calls]) == (Outcome.CANCELLED, [status])
-        assert engine.stats().running_tools == 1
-        before = session.seq
-        stubborn.let_go.set()
-        await stubborn.ended.wait()
-        await anyio.wait_all_tasks_blocked()
-        assert (engine.stats().running_tools, session.seq) == (0, before)
+        await check_late_end_changes_nothing(engine, session, stubborn)
         assert (await session.ask("again")).outcome is Outcome.COMPLETED
         check_closed(await history(engine.journal))
 
@@ -126,12 +131,7 @@ async def test_v22_a_timeout_that_a_tool_swallows_does_not_hold_the_turn(name: s
         with anyio.fail_after(30):
             result = await session.ask("go")
         assert (result.text, [made.status for made in result.tool_calls]) == ("done", [status, ToolStatus.COMPLETED])
-        assert engine.stats().running_tools == 1
-        before = session.seq
-        stubborn.let_go.set()
-        await stubborn.ended.wait()
-        await anyio.wait_all_tasks_blocked()
-        assert (engine.stats().running_tools, session.seq) == (0, before)
+        await check_late_end_changes_nothing(engine, session, stubborn)
         check_closed(await history(engine.journal))
 
 

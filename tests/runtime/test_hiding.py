@@ -16,7 +16,7 @@ from engine.journal import JsonlJournal, MemoryJournal, SqliteJournal
 from engine.log import logger
 from engine.models import ScriptedModel
 from engine.ports import Emit, Journal, Tool
-from tests.runtime.scenes import Verdicts, call, check_closed, history
+from tests.runtime.scenes import Verdicts, call, calls, check_closed, history
 
 pytestmark = pytest.mark.anyio
 
@@ -28,6 +28,7 @@ def canary(turn: int, kind: str) -> str:
     return f"canary-{kind}-{turn:03}"
 
 
+CANARY = "canary-of-a-long-result"
 KINDS = ("prompt", "args", "result", "error", "delta")
 SECRETS = {f"{kind}_{turn}": canary(turn, kind) for turn in range(TURNS) for kind in KINDS}
 
@@ -118,6 +119,62 @@ async def test_f18_a19_no_canary_reaches_disk_log_or_watcher(
     assert [secret for secret in SECRETS.values() if secret in everything] == []
     assert all(f"[redacted:{kind}_{TURNS - 1}]" in everything for kind in KINDS)
     assert f"it is [redacted:delta_{TURNS - 1}]" in watcher.text
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "jsonl"])
+async def test_f18_a19_no_canary_of_a_long_result_is_kept_beside_the_journal(kind: str, tmp_path: Path) -> None:
+    """What is kept whole is clean, and no preview cuts a secret in two: of a result, of the text of a failure, which is
+    a dead letter too, and of what a host says of a task.
+    """
+    journal: Journal = SqliteJournal(tmp_path / "runs.db") if kind == "sqlite" else JsonlJournal(tmp_path / "runs")
+    long = " ".join([CANARY] * 70)
+
+    @tool(effect="read")
+    async def look() -> str:
+        return f"a {long}"
+
+    @tool(effect="read", on_failure="retry")
+    async def fail() -> str:
+        raise RuntimeError(long)
+
+    @tool(external=True)
+    def ship() -> str:
+        raise AssertionError("an external tool is never run")
+
+    async with Engine(
+        model=ScriptedModel([calls("look", "fail", "ship"), "done"]),
+        tools=[look, fail, ship],
+        journal=journal,
+        redactor=Redactor({"key": CANARY}),
+        limits=Limits(max_output_bytes=1024, max_tool_retries=1, backoff_base_s=0),
+    ) as engine:
+        session = await engine.open("s")
+        (request,) = (await session.ask("go")).pending
+        result = await session.answer(request.id, approve=True, text=f"b {long}")
+        (letter,) = engine.dead_letters
+        stored = contents(tmp_path)
+    whole = " ".join(["[redacted:key]"] * 70)
+    assert [f"{said}{whole}" in stored for said in ("a ", "RuntimeError: ", "b ")] == [True] * 3
+    assert all("read_result" in made.content for made in result.tool_calls)
+    halves = {CANARY[at : at + 12] for at in range(len(CANARY) - 11)}
+    assert [half for half in halves if half in f"{stored}{letter}"] == []
+
+
+async def test_f18_an_error_that_is_cut_inside_a_secret_shows_no_half_of_it() -> None:
+    """Wherever the text of an exception is cut, no more than half of the secret is on record."""
+    journal = MemoryJournal()
+
+    @tool(effect="read")
+    async def fail(before: int) -> str:
+        raise RuntimeError("." * before + CANARY)
+
+    asked = [call("fail", f"c{before}", before=before) for before in range(1960, 1990)]
+    model = ScriptedModel([ModelReply(tool_calls=asked), "done"])
+    async with Engine(model=model, tools=[fail], journal=journal, redactor=Redactor({"key": CANARY})) as engine:
+        await (await engine.open("s")).ask("go")
+    stored = "".join(record.line for record in await history(journal))
+    half = len(CANARY) // 2 + 1
+    assert [CANARY[:end] for end in range(half, len(CANARY) + 1) if CANARY[:end] in stored] == []
 
 
 async def test_f18_a_complaint_about_arguments_repeats_no_password() -> None:

@@ -144,6 +144,11 @@ async def test_f3_v22_misbehaving_tool_is_gone_when_its_end_is_recorded(
     made: FunctionTool[..., object], reports: int, status: ToolStatus
 ) -> None:
     """However it tries to stay, nothing of a call lives when its end is in the journal, and the turn goes on."""
+    await check_gone(made, reports, status)
+
+
+async def check_gone(made: FunctionTool[..., object], reports: int, status: ToolStatus) -> None:
+    """Let the tool run, and look for its processes when its end is on record."""
     async with leaving_nothing([made]) as (engine, watching):
         result = await (await engine.open("s")).ask(Prompt(calls=[call(made.spec.name)]))
         assert (result.outcome, result.tool_calls[0].status) == (Outcome.COMPLETED, status)

@@ -13,6 +13,7 @@ import pytest
 
 from engine import (
     Engine,
+    EngineSettings,
     Learner,
     ModelReply,
     ModelRequest,
@@ -28,10 +29,14 @@ from engine.models import FunctionModel
 from engine.predict import END, Predictor, PredictorSettings
 from engine.predict.persistence import encode
 from engine.replay.lessons import learn
-from engine.runtime.shelf import SAVE_AFTER, Owner, Shelf, file_of, load, salt_of
+from engine.runtime.shelf import SAVE_AFTER, UNPACKED, Owner, Shelf, file_of, load, salt_of
+from engine.runtime.warm_settings import WarmSettings
 from tests.runtime.scenes import Verdicts, calls, history
 
 pytestmark = pytest.mark.anyio
+
+WATCHING = EngineSettings(warming=WarmSettings(mode="off"))
+"""Learn and prepare nothing: what is prepared, and what that saves, depends on times."""
 
 
 @tool(effect="read")
@@ -62,7 +67,7 @@ async def in_turn(request: ModelRequest) -> ModelReply:
 @asynccontextmanager
 async def learning(predictor: Predictor | Learner, journal: MemoryJournal | None = None) -> AsyncGenerator[Engine]:
     async with Engine(
-        model=FunctionModel(in_turn), tools=[find, get, fail], journal=journal, predictor=predictor
+        model=FunctionModel(in_turn), tools=[find, get, fail], journal=journal, predictor=predictor, settings=WATCHING
     ) as engine:
         yield engine
 
@@ -210,6 +215,25 @@ async def test_least_recently_used_owner_leaves_and_comes_back(tmp_path: Path) -
     assert again.observations == 1
 
 
+async def test_owners_that_nobody_uses_lie_packed_and_come_back_as_they_were(tmp_path: Path) -> None:
+    """Beyond the few used last, predictors without a session take little room; who comes back finds all of it."""
+    shelf = Shelf(tmp_path, 16)
+    before = {}
+    for number in range(UNPACKED + 3):
+        predictor = await shelf.take(Owner(str(number)))
+        for call in range(200):
+            predictor.update("s", f"tool {call % 7 + number}", ok=True)
+        predictor.end("s")
+        before[number] = text(predictor)
+        await shelf.put_back(Owner(str(number)))
+    packed = [owner.user for owner, kept in shelf._kept.items() if kept.packed]
+    assert packed == ["0", "1"]
+    assert len(predictor.pack()) < len(before[0]) / 2
+    for number in before:
+        assert text(await shelf.take(Owner(str(number)))) == before[number]
+    await shelf.aclose()
+
+
 @pytest.mark.parametrize("harm", ["damaged", "newer", "salt lost", "salt damaged"])
 async def test_refused_file_stays_and_learning_begins_anew(
     tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
@@ -272,7 +296,7 @@ async def test_failing_predictor_breaks_no_turn(caplog: pytest.LogCaptureFixture
 
     async with learning(Broken()) as engine:
         await turns(engine, "s", 1)
-    assert "observer failed" in caplog.text
+    assert "a predictor could not learn" in caplog.text
     assert "broken" in caplog.text
 
 

@@ -45,6 +45,28 @@ def test_v23_tools_are_halved_by_shedding_and_come_back_one_by_one(samples: list
 
 
 @given(COURSES)
+def test_v23_the_places_of_the_engine_follow_the_same_rule(samples: list[int]) -> None:
+    """Places of the whole engine are halved and restored as those of a session are, and each comes back as far as it
+    goes; without any there is nothing to restore.
+    """
+    bounds = BOUNDS._replace(in_all=9)
+    pressure = Pressure(bounds.places, in_all=9)
+    for rss_bytes in samples:
+        before = pressure
+        pressure, steps = before.after(rss_bytes, bounds)
+        if "shed" in steps:
+            assert (pressure.places, pressure.in_all) == (max(1, before.places // 2), max(1, before.in_all // 2))
+        else:
+            more = "restore" in steps
+            assert pressure.places == min(bounds.places, before.places + more)
+            assert pressure.in_all == min(bounds.in_all, before.in_all + more)
+    for _ in range(9 * (bounds.patience + 1)):
+        pressure, _ = pressure.after(0, bounds)
+    assert (pressure.places, pressure.in_all) == (bounds.places, bounds.in_all)
+    assert all(after.in_all == 0 for _, _, after, _ in pressures(samples))
+
+
+@given(COURSES)
 def test_v16_memory_never_refused_below_the_limit(samples: list[int]) -> None:
     """No turn is refused by a sample below the limit, and none admitted again by one at it."""
     for rss_bytes, before, after, steps in pressures(samples):

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -19,6 +20,7 @@ from engine.errors import UsageError
 from engine.models import FunctionModel, ScriptedModel
 from engine.ports import Tool
 from engine.runtime.clock import SystemClock
+from engine.runtime.lanes import Lane, LaneLimits, LaneStats
 from engine.runtime.memory import MEBIBYTE
 from engine.runtime.monitor import Monitor, Watching
 from tests.runtime.scenes import calls, check_closed, history
@@ -158,6 +160,47 @@ async def test_v23_v27_tools_are_halved_under_pressure_and_come_back() -> None:
     assert {freed.name for freed in first.freed} >= {"cycles", "heap"}
 
 
+async def test_v23_v27_a14_the_places_of_the_engine_are_halved_under_pressure_and_come_back() -> None:
+    """Where an engine has places of its own, shedding halves them too: another session's call waits that would have
+    run. Quiet brings them back one by one, also where a session's own places are all there, and whoever waits goes on.
+    """
+    limits = Limits(max_memory_mb=limit_with_room(200), max_concurrent_tools=1)
+    hoard, shed, restored = Hoard(250), anyio.Event(), anyio.Event()
+    halved: list[tuple[int | None, LaneStats]] = []
+
+    def look() -> None:
+        step = engine.stats().memory_steps[-1].step
+        (restored if step == "restore" else shed).set()
+
+    async def think(request: ModelRequest) -> ModelReply:
+        if request.session == "s" and request.round == 1:
+            return calls("hoard")
+        if request.session == "s":
+            await restored.wait()
+        return ModelReply(text="done")
+
+    async def be_rival() -> None:
+        await shed.wait()
+        rival = await engine.open("rival")
+        async with anyio.create_task_group() as group:
+            group.start_soon(rival.ask, "go")
+            await anyio.wait_all_tasks_blocked()
+            halved.append((engine.stats().places_in_all, engine.stats().lanes[Lane.GENERATE]))
+            hoard.let_go.set()
+
+    parts: dict[str, Any] = {"limits": limits, "settings": EngineSettings(lanes=LaneLimits(total=2))}
+    async with Engine(model=FunctionModel(think), tools=hoard.tools(), **parts) as engine:
+        session = await engine.open("s")
+        with alarm("memory", look), anyio.fail_after(60):
+            async with anyio.create_task_group() as group:
+                group.start_soon(be_rival)
+                assert (await session.ask("go")).text == "done"
+        stats = engine.stats()
+    assert halved == [(1, LaneStats(running=0, waiting=1, granted=1))]
+    assert (stats.places_in_all, stats.lanes[Lane.GENERATE]) == (2, LaneStats(running=0, waiting=0, granted=3))
+    assert [step.places_in_all for step in stats.memory_steps if step.step == "restore"] == [2]
+
+
 async def test_no_memory_limit_takes_no_samples_of_it() -> None:
     """`max_memory_mb=None` switches the governor off: whatever the process holds, turns begin."""
     async with Engine(model=ScriptedModel(["done"]), limits=Limits(max_memory_mb=None)) as engine:
@@ -227,6 +270,8 @@ async def test_v28_stats_say_what_the_engine_is_doing() -> None:
         assert (stats.running_tools, stats.waiting_tools) == (1, 1)
         assert stats.process.rss_bytes > MEBIBYTE
         after = engine.stats()
+        assert (stats.used.cpu_s, after.used.cpu_s) == (stats.process.cpu_s, after.process.cpu_s)
+        assert (after.used.peak_memory_bytes or 0) >= max(stats.process.rss_bytes, after.process.rss_bytes)
     assert (after.running_tools, after.waiting_tools, after.sessions) == (0, 0, {State.IDLE: 2})
     assert after.dwell[State.EXECUTING_TOOLS].stays == 1
     assert after.dwell[State.GENERATING_RESPONSE].stays == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 import threading
 from pathlib import Path
@@ -26,13 +28,14 @@ from engine import (
     ToolStatus,
     tool,
 )
+from engine.core.budgets import ToolLimits
 from engine.core.events import LateResult, ToolFinished
 from engine.core.values import State
 from engine.journal import MemoryJournal, open_journal
 from engine.models import FunctionModel, ScriptedModel
 from engine.replay import fold
 from engine.testing.scheduling import counting_steps
-from tests.runtime.scenes import calls, check_closed, check_sound, history
+from tests.runtime.scenes import Crowd, calling, calls, check_closed, check_sound, history
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +105,42 @@ async def test_limit_of_a_tool_goes_before_the_engines() -> None:
     assert second == "y" * 90_000
 
 
+async def test_v16_limits_of_one_tool_bound_its_output() -> None:
+    """`max_output_bytes` of `Limits.tools` goes before the tool's own and the engine's, in both directions, also for a
+    task of the host's and for `read_result`.
+    """
+
+    @tool(effect="read", max_output_bytes=100_000)
+    async def small() -> str:
+        return "x" * 90_000
+
+    @tool(effect="read", max_output_bytes=2000)
+    async def large() -> str:
+        return "y" * 90_000
+
+    @tool(external=True)
+    def ship() -> str:
+        raise AssertionError("an external tool is never run")
+
+    def think(request: ModelRequest) -> ModelReply:
+        if request.round == 1:
+            return calls("small", "large", "ship")
+        handle = next(found[1] for m in request.messages if (found := re.search(r'handle="(.{64})"', m.text or "")))
+        reads = ToolCall(id="r", name="read_result", arguments={"handle": handle})
+        return ModelReply(tool_calls=[reads]) if request.round == 2 else ModelReply(text="done")
+
+    bounds = {"small": 1500, "large": 100_000, "ship": 1024, "read_result": 1100}
+    limits = Limits(tools={name: ToolLimits(max_output_bytes=most) for name, most in bounds.items()})
+    async with Engine(model=FunctionModel(think), tools=[small, large, ship], limits=limits) as engine:
+        session = await engine.open("s")
+        (request,) = (await session.ask("go")).pending
+        result = await session.answer(request.id, approve=True, text="z" * 90_000)
+    sizes = {made.name: len(made.content) for made in result.tool_calls}
+    assert {name: size for name, size in sizes.items() if size > bounds[name]} == {}
+    assert sizes["large"] == 90_000
+    assert result.tool_calls[-1].content.startswith("[Bytes 0 to 940 of 90000; offset=940 reads on]")
+
+
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
@@ -141,8 +180,10 @@ async def test_v34_a_read_is_answered_from_the_cache_until_a_write() -> None:
     ]
     async with Engine(model=ScriptedModel(script), tools=shop.tools(), journal=journal) as engine:
         result = await (await engine.open("s", user="u")).ask("go")
-        stats = engine.tool_metrics["price_of"]
+        stats, cache = engine.tool_metrics["price_of"], engine.stats().cache
     assert [made.content for made in result.tool_calls] == ["1", "1", "set", "2"]
+    assert cache is not None
+    assert (cache.total, cache.hits, cache.joined) == (3, 1, 0)
     assert shop.reads == 2
     assert (stats.total, stats.ok, stats.failed, stats.cache_hits) == (3, 3, 0, 1)
     assert stats.mean_ms > 0
@@ -208,7 +249,8 @@ async def test_f5_a_late_result_is_recorded_and_ignored() -> None:
     """
     free, ended = threading.Event(), anyio.Event()
 
-    @tool(effect="read", timeout_s=0.02)
+    # Long enough for the thread to begin: one that is given up before that never runs, and is never late.
+    @tool(effect="read", timeout_s=0.3)
     def stuck() -> str:
         free.wait(60)
         return "too late"
@@ -248,23 +290,15 @@ async def test_a14_the_engine_caps_what_all_sessions_run(alone: bool) -> None:
     """Of six sessions that each run one or two reads under a cap of two for the engine, never more than two run at
     once, and all end.
     """
-    running = most = 0
+    crowd = Crowd()
 
     @tool(effect="read")
     async def look() -> str:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        for _ in range(3):
-            await anyio.lowlevel.checkpoint()
-        running -= 1
+        await crowd.visit(steps=3)
         return "seen"
 
-    def think(request: ModelRequest) -> ModelReply:
-        return ModelReply(text="done") if request.round > 1 else calls(*["look"] * (1 if alone else 2))
-
     settings = EngineSettings(lanes=LaneLimits(query=2))
-    async with Engine(model=FunctionModel(think), tools=[look], settings=settings) as engine:
+    async with Engine(model=calling(*["look"] * (1 if alone else 2)), tools=[look], settings=settings) as engine:
 
         async def ask(name: str) -> None:
             outcomes.append((await (await engine.open(name)).ask("go")).outcome)
@@ -275,7 +309,7 @@ async def test_a14_the_engine_caps_what_all_sessions_run(alone: bool) -> None:
                 for number in range(6):
                     group.start_soon(ask, f"s{number}")
     assert outcomes == [Outcome.COMPLETED] * 6
-    assert most == 2
+    assert crowd.most == 2
 
 
 async def test_v34_a14_urgent_calls_go_first() -> None:
@@ -290,11 +324,8 @@ async def test_v34_a14_urgent_calls_go_first() -> None:
             await free.wait()
         return "seen"
 
-    def think(request: ModelRequest) -> ModelReply:
-        return ModelReply(text="done") if request.round > 1 else calls("look")
-
     settings = EngineSettings(lanes=LaneLimits(query=1))
-    async with Engine(model=FunctionModel(think), tools=[look], settings=settings) as engine:
+    async with Engine(model=calling("look"), tools=[look], settings=settings) as engine:
 
         async def ask(name: str, priority: Priority) -> None:
             await (await engine.open(name)).ask(Prompt(text="go", priority=priority))
@@ -311,6 +342,39 @@ async def test_v34_a14_urgent_calls_go_first() -> None:
     assert order == ["first", "critical", "normal", "low"]
 
 
+async def test_a14_pressure_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """When more calls wait for a place than the bound says the log tells it once, and once when that is over."""
+    caplog.set_level(logging.WARNING, "engine")
+    free = anyio.Event()
+
+    @tool(effect="read")
+    async def look() -> str:
+        await free.wait()
+        return "seen"
+
+    def think(request: ModelRequest) -> ModelReply:
+        return ModelReply(text="done") if request.round > 1 else calls("look")
+
+    def said() -> list[tuple[str, int]]:
+        lines = [json.loads(record.getMessage()) for record in caplog.records]
+        return [(line["event"], line["bound"]) for line in lines if "bound" in line]
+
+    settings = EngineSettings(lanes=LaneLimits(query=1, queue_alert=2))
+    async with Engine(model=FunctionModel(think), tools=[look], settings=settings) as engine:
+
+        async def ask(name: str) -> None:
+            await (await engine.open(name)).ask("go")
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as group:
+                for number, expected in enumerate([0, 0, 0, 1, 1]):
+                    group.start_soon(ask, f"s-{number}")
+                    await anyio.wait_all_tasks_blocked()
+                    assert said() == [("many calls wait for a place", 2)] * expected
+                free.set()
+    assert said() == [("many calls wait for a place", 2), ("fewer calls wait for a place", 2)]
+
+
 async def test_a14_a_cancelled_turn_gives_its_waiting_places_back() -> None:
     """A session that waits for a place and is cancelled leaves the queue: the next one gets the place."""
     free = anyio.Event()
@@ -321,11 +385,8 @@ async def test_a14_a_cancelled_turn_gives_its_waiting_places_back() -> None:
             await free.wait()
         return "seen"
 
-    def think(request: ModelRequest) -> ModelReply:
-        return ModelReply(text="done") if request.round > 1 else calls("look")
-
     settings = EngineSettings(lanes=LaneLimits(query=1))
-    async with Engine(model=FunctionModel(think), tools=[look], settings=settings) as engine:
+    async with Engine(model=calling("look"), tools=[look], settings=settings) as engine:
 
         async def ask(name: str) -> None:
             results[name] = (await (await engine.open(name)).ask("go")).outcome
@@ -343,14 +404,10 @@ async def test_a14_a_cancelled_turn_gives_its_waiting_places_back() -> None:
 
 async def test_a14_model_calls_have_a_lane() -> None:
     """Under a lane of one for model calls, no two sessions ask the model at the same time, and all end."""
-    running = most = 0
+    crowd = Crowd()
 
     async def think(request: ModelRequest) -> ModelReply:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await anyio.lowlevel.checkpoint()
-        running -= 1
+        await crowd.visit()
         return ModelReply(text="done")
 
     settings = EngineSettings(lanes=LaneLimits(generate=1))
@@ -363,7 +420,32 @@ async def test_a14_model_calls_have_a_lane() -> None:
             async with anyio.create_task_group() as group:
                 for number in range(4):
                     group.start_soon(ask, f"s{number}")
-    assert most == 1
+    assert crowd.most == 1
+
+
+async def test_a14_pressure_of_one_turn_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """When more calls wait than `queue_alert`, and again when they are half as many, the log says so once."""
+    free = anyio.Event()
+
+    @tool(effect="read")
+    async def look() -> str:
+        await free.wait()
+        return "seen"
+
+    model = ScriptedModel([calls(*["look"] * 6), "done"])
+    settings = EngineSettings(lanes=LaneLimits(query=1, queue_alert=2))
+    caplog.set_level(logging.WARNING, "engine")
+    async with Engine(model=model, tools=[look], settings=settings, limits=Limits(max_concurrent_tools=6)) as engine:
+        session = await engine.open("s")
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.ask, "go")
+            await anyio.wait_all_tasks_blocked()
+            said = [json.loads(record.getMessage())["event"] for record in caplog.records]
+            assert said == ["many calls wait for a place"]
+            free.set()
+        said = [json.loads(record.getMessage())["event"] for record in caplog.records]
+        assert said == ["many calls wait for a place", "fewer calls wait for a place"]
+        assert session.turns[-1].outcome is Outcome.COMPLETED
 
 
 async def test_f1_a14_cancelled_at_any_step_no_place_is_lost() -> None:
@@ -387,16 +469,13 @@ async def test_f1_a14_cancelled_at_any_step_no_place_is_lost() -> None:
             await anyio.lowlevel.checkpoint()
             return "saved"
 
-        def think(request: ModelRequest) -> ModelReply:
-            return ModelReply(text="done") if request.round > 1 else calls("look", "save", "look")
-
         journal = MemoryJournal()
         parts: dict[str, Any] = {
             "settings": EngineSettings(lanes=LaneLimits(query=1, execute=1, generate=1)),
             "limits": Limits(backoff_base_s=0),
             "journal": journal,
         }
-        async with Engine(model=FunctionModel(think), tools=[look, save], **parts) as engine:
+        async with Engine(model=calling("look", "save", "look"), tools=[look, save], **parts) as engine:
             session, other = await engine.open("s"), await engine.open("t")
             with anyio.CancelScope() as scope, counting_steps(step, scope.cancel) as steps:
                 await session.ask("go")

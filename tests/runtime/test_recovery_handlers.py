@@ -6,29 +6,25 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from pydantic import ValidationError
 
 from engine import Engine, Limits, ModelReply, ModelRequest, ToolCall, tool
 from engine.core.effects import Recover
 from engine.core.values import Fault, FaultKind, Outcome, RecoveryPlan, State
-from engine.errors import ModelError
+from engine.errors import EngineClosed, ModelError
 from engine.journal import MemoryJournal
 from engine.models import FunctionModel
 from engine.ports import RecoveryHandler
 from engine.replay import verify
 from engine.runtime.parts import EngineSettings
-from engine.testing.scheduling import virtual_time
 
-from .test_asking import VirtualClock
+from .scenes import VirtualClock
+
+pytestmark = pytest.mark.virtual_time
 
 AGAIN = RecoveryPlan(action="resume", resume=State.GENERATING_RESPONSE)
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """Run every test here once on each event loop, in virtual time."""
-    return virtual_time(request.param)
 
 
 class Failing:
@@ -99,6 +95,53 @@ async def test_v25_a_handler_can_give_up_at_once() -> None:
         assert anyio.current_time() == began
         assert session.state is State.IDLE
         assert (await session.ask("and now?")).text == "done"
+
+
+@pytest.mark.anyio
+async def test_v25_a_handler_can_give_up_into_a_shutdown() -> None:
+    """The turn fails, the session is shut down and takes no prompt; whoever opens it again goes on with it idle."""
+    handler = Handler(lambda fault, plan: RecoveryPlan(action="give_up", end="shutdown"))
+    model = Failing(RuntimeError("nothing works any more"))
+    async with Engine(model=model, settings=handling(model_failure=handler)) as engine:
+        session = await engine.open("s")
+        result = await session.ask("go")
+        assert (result.outcome, result.reason) == (
+            Outcome.FAILED, "the model failed: RuntimeError: nothing works any more",
+        )  # fmt: skip
+        assert session.state is State.SHUTDOWN
+        with pytest.raises(EngineClosed, match=r"open it again with engine\.open"):
+            await session.ask("and now?")
+        again = await engine.open("s")
+        assert again.state is State.IDLE
+        assert (await again.ask("and now?")).text == "done"
+        records = [record async for record in engine.history("s")]
+        assert verify(records).ok
+    (failed,) = [record for record in records if record.trigger == "recovery_failed"]
+    assert (failed.source, failed.dest) == (State.ERROR, State.SHUTDOWN)
+
+
+@pytest.mark.anyio
+async def test_v25_prompts_behind_a_shutdown_are_refused() -> None:
+    """A prompt behind the turn whose recovery shuts the session down fails, and nothing of it is recorded."""
+    handler = Handler(lambda fault, plan: RecoveryPlan(action="give_up", end="shutdown"))
+    refused: list[EngineClosed] = []
+
+    async def behind() -> None:
+        try:
+            await session.ask("me too")
+        except EngineClosed as error:
+            refused.append(error)
+
+    model = Failing(RuntimeError("no"))
+    async with Engine(model=model, settings=handling(model_failure=handler)) as engine:
+        session = await engine.open("s")
+        async with anyio.create_task_group() as group:
+            group.start_soon(session.ask, "go")
+            await anyio.lowlevel.checkpoint()
+            group.start_soon(behind)
+        assert len(refused) == 1
+        assert [record.trigger async for record in engine.history("s")].count("prompt_received") == 1
+        await engine.open("s")
 
 
 @pytest.mark.anyio

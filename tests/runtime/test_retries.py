@@ -14,17 +14,9 @@ from engine.errors import ToolDefinitionError
 from engine.journal import MemoryJournal
 from engine.models import ScriptedModel
 from engine.ports import Tool
-from engine.testing.scheduling import virtual_time
 from tests.runtime.scenes import call, calls, check_closed, check_sound, history, triggers
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """Let no timer take time."""
-    backend: Literal["asyncio", "trio"] = request.param
-    return virtual_time(backend)
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 
 class Flaky:

@@ -6,27 +6,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any, Literal
 
 import anyio
 import pytest
 
+from engine.core.values import ResourceUsage
 from engine.errors import UsageError
-from engine.runtime.sampling import Gauge, ResourceUsage, Sampler
-from engine.testing.scheduling import counting_steps, virtual_time
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """Let no timer take time."""
-    backend: Literal["asyncio", "trio"] = request.param
-    return virtual_time(backend)
+from engine.runtime.sampling import Gauge, Sampler
+from engine.testing.scheduling import counting_steps
 
 
 def seconds() -> Callable[[], float]:
     """Return a clock that moves on by a second whenever it is read."""
     return map(float, count()).__next__
 
+
+pytestmark = pytest.mark.virtual_time
 
 PARENT = """
 import subprocess, sys

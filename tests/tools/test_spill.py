@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 from pydantic import JsonValue
 
-from engine.core.limits import MIN_OUTPUT_BYTES
+from engine.core.budgets import MIN_OUTPUT_BYTES
 from engine.core.values import ToolStatus
 from engine.errors import JournalUnavailable
 from engine.journal.blobs import MemoryBlobs

@@ -1,7 +1,7 @@
 """A bounded set of workers that are kept and used again.
 
-Nothing is started before the first call; then a few are started ahead, so that a later call finds its interpreter up
-and running. May import anyio. Must never let a worker go that is not ended.
+Nothing is started before the first call, or before one is expected; then a few are started ahead, so that a later call
+finds its interpreter up and running. May import anyio. Must never let a worker go that is not ended.
 """
 
 from __future__ import annotations
@@ -80,6 +80,17 @@ class WorkerPool:
             finally:
                 await self._give_back(worker)
 
+    def prepare(self, count: int = 1) -> None:
+        """Start workers until `count` are ready, as far as `size` allows, so that calls find them up and running.
+
+        Raises:
+            EngineClosed: the pool is closed.
+        """
+        if self._closed:
+            raise EngineClosed("the pool of worker processes is closed; run tools while the engine is open")
+        while len(self._idle) < count and len(self._workers) < self._size:
+            self._idle.insert(0, self._started())
+
     async def aclose(self) -> None:
         """Kill every worker with all it has started, and wait until nothing is left. Calls that run end as died.
 
@@ -97,11 +108,9 @@ class WorkerPool:
                 await self._empty.wait()
 
     def _take(self) -> Worker:
-        if self._closed:
-            raise EngineClosed("the pool of worker processes is closed; run tools while the engine is open")
+        self.prepare(0)
         worker = self._idle.pop() if self._idle else self._started()
-        while len(self._idle) < self._spare and len(self._workers) < self._size:
-            self._idle.insert(0, self._started())
+        self.prepare(self._spare)
         return worker
 
     def _started(self) -> Worker:

@@ -1,0 +1,447 @@
+"""What is redacted or pruned is gone, is on record, and the history verifies as before."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from engine import Engine, ModelReply, Prompt, State
+from engine.core.events import SessionOpened, UserAnswered
+from engine.core.grants import GrantTerms
+from engine.core.session import Session
+from engine.errors import JournalCorrupt, JournalUnavailable, ReplayError, SessionBusy, StaleWriter, UsageError
+from engine.journal import MemoryJournal
+from engine.journal.canonical import canonical
+from engine.journal.codec import Chain, decode, rewrite
+from engine.journal.keeping import Checkpointing, Rewriting
+from engine.models import FunctionModel
+from engine.ports import Journal, Writer
+from engine.replay import Account, Timeline, copy_journal, fold, prune, redact, verify, verify_journal
+from engine.runtime.clock import SystemClock
+from engine.runtime.parts import EngineSettings
+from engine.testing.recording import Recording
+from engine.testing.records import read_all
+from engine.testing.strategies import recordings
+from tests.core.scenarios import ASK, ASKED, RUN, SESSIONS, ended, prompt, reply, says
+from tests.journal.children import start
+from tests.journal.stores import DURABLE, KINDS, factory_of
+
+PHONE = "+49 170 555-01-99"
+ACCOUNT = Account(SystemClock(), "asked to be forgotten", "support")
+
+
+async def store(journal: Journal, recording: Recording) -> None:
+    writer = await journal.claim(recording.session.id)
+    await writer.append(recording.records)
+    await writer.release()
+
+
+def spoken(times: int = 3) -> Recording:
+    """Return a session of so many turns in which a number is said and handed to a tool."""
+    events = [SESSIONS["idle"][0]]
+    for _ in range(times):
+        events += [prompt(f'call "{PHONE}"'), *ASKED[2:], reply(RUN), ended(1), *ASKED[2:], says(f"I called {PHONE}.")]
+    return Recording().play(events)
+
+
+def texts(session: Session) -> str:
+    return json.dumps([message.text for message in session.messages()])
+
+
+def bytes_in(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+# --- redaction --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_redacted_history_verifies_and_says_what_was_done(kind: str, tmp_path: Path) -> None:
+    """The value is gone, the chain holds up to the same hashes, and the last record names each that was changed."""
+    make = factory_of(kind, tmp_path)
+    before = spoken()
+    await store(make(), before)
+    done = await redact(make(), "s", PHONE, ACCOUNT)
+    after = await read_all(make(), "s")
+    assert [record.hash for record in after[:-1]] == [record.hash for record in before.records]
+    assert (done.rewritten, done.declared, done.left) == ((2, 7, 8, 13, 14, 19), len(after), ())
+    assert verify(after).ok
+    assert [finding.seq for finding in verify(after).rewritten] == [2, 7, 8, 13, 14, 19]
+    assert PHONE[-6:] not in "".join(record.line for record in after)
+    assert texts(fold(after)).count("[redacted:value]") == 6
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", DURABLE)
+async def test_redacted_value_is_in_no_file(kind: str, tmp_path: Path) -> None:
+    """Not in the records, not in the log of writes beside them, not in a checkpoint, not in what was deleted."""
+    make = factory_of(kind, tmp_path)
+    settings = EngineSettings(checkpoint_records=1)
+    async with Engine(model=FunctionModel(_repeat), journal=make(), settings=settings) as engine:
+        await (await engine.open("s")).ask(f"call {PHONE}")
+    journal = make()
+    assert isinstance(journal, Checkpointing)
+    assert PHONE in (await journal.get_checkpoint("s") or "")
+    assert PHONE.encode() in bytes_in(tmp_path)
+    await redact(journal, "s", PHONE, ACCOUNT)
+    assert PHONE.encode() not in bytes_in(tmp_path)
+    await journal.aclose()
+    assert PHONE.encode() not in bytes_in(tmp_path)
+
+
+async def _repeat(request: object) -> ModelReply:
+    return ModelReply(text=f"I call {PHONE}.")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_session_goes_on_after_redaction_and_pruning(kind: str, tmp_path: Path) -> None:
+    """An engine opens what is left, asks, and the whole verifies where it is stored."""
+    make = factory_of(kind, tmp_path)
+    await store(make(), spoken())
+    await redact(make(), "s", PHONE, ACCOUNT)
+    await prune(make(), "s", 13, ACCOUNT)
+    async with Engine(model=FunctionModel(_repeat), journal=make()) as engine:
+        session = await engine.open("s")
+        assert (await session.ask(Prompt(text="again"))).turn == 4
+    [check] = await verify_journal(make())
+    assert (check.ok, check.state) == (True, State.IDLE)
+
+
+@pytest.mark.anyio
+async def test_value_that_a_record_needs_is_not_taken_out() -> None:
+    """Where a record needs the value, nothing is changed, and the text says which record it is."""
+    journal = MemoryJournal()
+    grant = GrantTerms(pattern="pay", expires_at="2027-01-01T00:00:00.000000Z")
+    given = UserAnswered(request_id="s:4:0:approval", approve=True, grant=grant)
+    recording = Recording().play([*ASKED, reply(ASK), given])
+    await store(journal, recording)
+    with pytest.raises(UsageError, match=r"record 5, .* nothing was changed"):
+        await redact(journal, "s", "2027-01-01T00:00:00.000000Z", ACCOUNT)
+    assert [record.line for record in await read_all(journal, "s")] == recording.lines
+
+
+@pytest.mark.anyio
+async def test_value_that_is_nowhere_changes_nothing() -> None:
+    """What does not occur is not declared."""
+    journal = MemoryJournal()
+    recording = spoken(1)
+    await store(journal, recording)
+    done = await redact(journal, "s", "not in there", ACCOUNT)
+    assert (done.rewritten, done.declared) == ((), None)
+    assert [record.line for record in await read_all(journal, "s")] == recording.lines
+
+
+@pytest.mark.anyio
+async def test_value_in_an_id_is_left_and_told_of() -> None:
+    """The host's own name of a session stays, for it is found by that; the report names the records it stands in."""
+    journal = MemoryJournal()
+    opened = SessionOpened(external_id="customer-4711")
+    await store(journal, Recording().play([opened, prompt("I am customer-4711.")]))
+    done = await redact(journal, "s", "customer-4711", ACCOUNT)
+    assert (done.rewritten, done.left) == ((2,), (1,))
+
+
+@pytest.mark.anyio
+async def test_redacting_twice_takes_both_out() -> None:
+    """A record can be redacted again; the later declaration counts."""
+    journal = MemoryJournal()
+    await store(journal, Recording().play([*SESSIONS["idle"], prompt("first-secret second-secret")]))
+    await redact(journal, "s", "first-secret", ACCOUNT)
+    await redact(journal, "s", "second-secret", ACCOUNT)
+    check = verify(await read_all(journal, "s"))
+    assert (check.ok, check.records) == (True, 4)
+
+
+# --- forgery ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_rewritten_record_that_nobody_declared_is_found() -> None:
+    """Whoever rewrites a record without the right to append is found by verification, by folding and by opening."""
+    journal = MemoryJournal()
+    recording = spoken(1)
+    await store(journal, recording)
+    victim = recording.records[1]
+    event = canonical(victim.event).replace("call", "ruin")
+    forged = rewrite(victim, event, victim.trigger, canonical(victim.effects))
+    writer = await journal.claim("s")
+    assert isinstance(writer, Rewriting)
+    await writer.rewrite(1, {2: forged.line})
+    await writer.release()
+    with pytest.raises(JournalCorrupt, match="no later record says so"):
+        await read_all(journal, "s")
+    records = [decode(line.text) for line in await journal.read("s")]
+    [finding] = verify(records).diverged
+    [stored] = await verify_journal(journal)
+    assert (finding.seq, stored.ok) == (2, False)
+    with pytest.raises(ReplayError, match="no later record says so"):
+        fold(records)
+    async with Engine(model=FunctionModel(_repeat), journal=journal) as engine:
+        with pytest.raises(JournalCorrupt, match="no later record says so"):
+            await engine.open("s")
+
+
+@pytest.mark.anyio
+async def test_no_character_of_a_rewritten_record_can_be_another() -> None:
+    """A redacted record is as well protected as any: by its digest, and that by the record that declares it."""
+    journal = MemoryJournal()
+    await store(journal, Recording().play([*SESSIONS["idle"], prompt(PHONE)]))
+    await redact(journal, "s", PHONE, ACCOUNT)
+    lines = [line.text for line in await journal.read("s")]
+    for place in range(len(lines[1])):
+        changed = lines[1][:place] + chr(ord(lines[1][place]) ^ 1) + lines[1][place + 1 :]
+        with pytest.raises((JournalCorrupt, ReplayError)):
+            fold([decode(lines[0]), decode(changed), decode(lines[2])])
+
+
+@pytest.mark.anyio
+async def test_declaration_of_another_content_does_not_count() -> None:
+    """The digest of what stands there must be the declared one."""
+    journal = MemoryJournal()
+    await store(journal, Recording().play([*SESSIONS["idle"], prompt(PHONE)]))
+    await redact(journal, "s", PHONE, ACCOUNT)
+    records = await read_all(journal, "s")
+    other = rewrite(records[1], '{"kind":"prompt_received"}', "prompt_received", '[{"kind":"prepare_context"}]')
+    assert verify([records[0], other, records[2]]).diverged[0].seq == 2
+
+
+# --- pruning ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_pruned_history_leads_to_the_same_session(kind: str, tmp_path: Path) -> None:
+    """What is left folds to the same session; the journal counts as before and gives the same pages."""
+    make = factory_of(kind, tmp_path)
+    recording = spoken()
+    await store(make(), recording)
+    done = await prune(make(), "s", 15, ACCOUNT)
+    journal = make()
+    left = [decode(line.text) for line in await journal.read("s")]
+    assert (done.dropped, left[0].seq, len(left)) == (12, 13, 8)
+    assert fold(left)._replace(seq=0) == recording.session._replace(seq=0)
+    assert verify(left).ok
+    assert [info.records for info in await journal.sessions()] == [20]
+    assert [decode(line.text).seq for line in await journal.read("s", 13, 3)] == [14, 15, 16]
+    assert [decode(line.text).seq for line in await journal.read("s", 3, 2)] == [13, 14]
+
+
+@settings(max_examples=25)
+@given(recordings(max_events=25), st.integers(0, 25))
+def test_any_history_can_be_pruned_anywhere(recording: Recording, through: int) -> None:
+    """Wherever a history is cut, what is left verifies and folds to the same session, timelines included."""
+
+    async def check() -> None:
+        journal = MemoryJournal()
+        if not recording.records:
+            return
+        await store(journal, recording)
+        await prune(journal, recording.session.id, through, ACCOUNT)
+        left = [decode(line.text) for line in await journal.read(recording.session.id)]
+        assert verify(left).ok, verify(left)
+        assert fold(left)._replace(seq=0) == recording.session._replace(seq=0)
+        assert Timeline(left).go(left[-1].seq) == fold(left)
+
+    anyio.run(check)
+
+
+@pytest.mark.anyio
+async def test_forgotten_conversation_is_gone() -> None:
+    """A history that is pruned with its conversation begins without one; counts and settings stay."""
+    journal = MemoryJournal()
+    await store(journal, spoken())
+    await prune(journal, "s", 15, ACCOUNT, forget=True)
+    left = [decode(line.text) for line in await journal.read("s")]
+    begun = Timeline(left).go(13)
+    assert (len(begun.messages()), begun.turns, begun.last_turn) == (0, 2, None)
+    assert (len(fold(left).messages()), verify(left).ok) == (4, True)
+
+
+@pytest.mark.anyio
+async def test_nothing_to_prune_changes_nothing() -> None:
+    """Before the first point without an open turn, nothing can go."""
+    journal = MemoryJournal()
+    recording = Recording().play(ASKED)
+    await store(journal, recording)
+    assert (await prune(journal, "s", 0, ACCOUNT)).declared is None
+    assert [record.line for record in await read_all(journal, "s")] == recording.lines
+
+
+@pytest.mark.anyio
+async def test_history_is_pruned_again_and_again() -> None:
+    """What was pruned before goes with what is pruned later."""
+    journal = MemoryJournal()
+    await store(journal, spoken())
+    await prune(journal, "s", 8, ACCOUNT)
+    await prune(journal, "s", 15, ACCOUNT)
+    left = [decode(line.text) for line in await journal.read("s")]
+    assert (left[0].seq, verify(left).ok) == (13, True)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_pruned_history_can_be_copied(kind: str, tmp_path: Path) -> None:
+    """Another journal takes a history that begins later than at 1, and goes on with it."""
+    source = MemoryJournal()
+    await store(source, spoken())
+    await prune(source, "s", 15, ACCOUNT)
+    make = factory_of(kind, tmp_path)
+    await copy_journal(source, make())
+    assert await make().read("s") is not None
+    [check] = await verify_journal(make())
+    assert (check.ok, check.hash) == (True, (await verify_journal(source))[0].hash)
+    writer = await make().claim("s")
+    assert writer.tail.seq == 20
+    await writer.release()
+
+
+def test_history_cannot_begin_late_without_saying_so() -> None:
+    """A history whose first records are missing is no pruned one."""
+    with pytest.raises(JournalCorrupt, match="sequence 2 follows 0"):
+        Chain("s").check(spoken(1).records[1])
+
+
+# --- two writers, crashes, full disks ---------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_open_session_is_not_rewritten(kind: str, tmp_path: Path) -> None:
+    """While an engine holds the session it cannot be redacted or pruned."""
+    make = factory_of(kind, tmp_path)
+    journal = make()
+    async with Engine(model=FunctionModel(_repeat), journal=journal) as engine:
+        await (await engine.open("s")).ask(PHONE)
+        with pytest.raises(SessionBusy):
+            await redact(make(), "s", PHONE, ACCOUNT)
+    await make().aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_writer_whose_claim_is_over_rewrites_nothing(kind: str, tmp_path: Path) -> None:
+    """The epoch guards rewriting as it guards appending."""
+    make = factory_of(kind, tmp_path)
+    first, second = make(), make()
+    await store(first, spoken(1))
+    late = await first.claim("s")
+    newer = await second.claim("s", takeover=True)
+    assert isinstance(late, Rewriting)
+    with pytest.raises(StaleWriter):
+        await late.rewrite(5, {})
+    assert len(await read_all(second, "s")) == 7
+    await newer.release()
+    await first.aclose()
+    await second.aclose()
+
+
+class Interrupted(MemoryJournal):
+    """A journal whose process ends between the declaration and the change, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = True
+
+    async def claim(self, session: str, *, takeover: bool = False) -> Writer:
+        return _Interrupted(await super().claim(session, takeover=takeover), self)
+
+
+class _Interrupted:
+    def __init__(self, inner: Writer, journal: Interrupted) -> None:
+        self._inner, self._journal = inner, journal
+        self.epoch, self.tail = inner.epoch, inner.tail
+        self.append, self.release = inner.append, inner.release
+
+    async def rewrite(self, first: int, lines: Mapping[int, str]) -> None:
+        if self._journal.broken:
+            raise JournalUnavailable("the power is gone")
+        assert isinstance(self._inner, Rewriting)
+        await self._inner.rewrite(first, lines)
+
+
+@pytest.mark.anyio
+async def test_crash_between_declaration_and_change_loses_nothing() -> None:
+    """The history is whole and verifies; doing the same again finishes it."""
+    journal = Interrupted()
+    recording = spoken()
+    await store(journal, recording)
+    with pytest.raises(JournalUnavailable):
+        await prune(journal, "s", 15, ACCOUNT)
+    with pytest.raises(JournalUnavailable):
+        await redact(journal, "s", PHONE, ACCOUNT)
+    whole = await read_all(journal, "s")
+    assert [record.line for record in whole[: len(recording.lines)]] == recording.lines
+    assert verify(whole).ok
+    journal.broken = False
+    await prune(journal, "s", 15, ACCOUNT)
+    await redact(journal, "s", PHONE, ACCOUNT)
+    left = [decode(line.text) for line in await journal.read("s")]
+    assert (left[0].seq, verify(left).ok, PHONE in "".join(r.line for r in left)) == (13, True, False)
+
+
+@pytest.mark.parametrize("kind", DURABLE)
+def test_killed_while_rewriting_the_history_holds(kind: str, tmp_path: Path) -> None:
+    """Kill -9 while a process appends, redacts and prunes: what is there verifies, nothing acknowledged is lost."""
+    acked = 0
+    for kill in range(3):
+        child = start("rewrite_for_ever", kind, str(tmp_path))
+        assert child.stdout is not None
+        for _ in range(2 + 5 * kill):
+            child.stdout.readline()
+        child.kill()
+        rest, _ = child.communicate()
+        finished = [int(word) for word in rest[: rest.rfind("\n") + 1].split()]
+        acked = finished[-1] if finished else acked
+
+        [found] = anyio.run(verify_journal, factory_of(kind, tmp_path)())
+        assert (found.diverged, found.records >= acked) == ((), True)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", DURABLE)
+async def test_full_disk_loses_nothing(kind: str, tmp_path: Path) -> None:
+    """Where the disk has no room for the new content, the old one stays whole."""
+    make = factory_of(kind, tmp_path)
+    await store(make(), spoken(40))
+    journal = make()
+    writer = await journal.claim("s")
+    assert isinstance(writer, Rewriting)
+    records = await read_all(journal, "s")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
+    try:
+        with pytest.raises(JournalUnavailable):
+            await writer.rewrite(1, {record.seq: record.line for record in records})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    await journal.aclose()
+    assert [record.line for record in await read_all(make(), "s")] == [record.line for record in records]
+    assert b"rewritten" not in bytes_in(tmp_path)
+
+
+@pytest.mark.anyio
+async def test_journal_that_cannot_rewrite_says_so() -> None:
+    """A journal without the capability is told from one with it before anything is recorded."""
+
+    class Plain(MemoryJournal):
+        async def claim(self, session: str, *, takeover: bool = False) -> Writer:
+            return _Plain(await super().claim(session, takeover=takeover))
+
+    class _Plain:
+        def __init__(self, inner: Writer) -> None:
+            self.epoch, self.tail, self.append, self.release = inner.epoch, inner.tail, inner.append, inner.release
+
+    journal = Plain()
+    recording = Recording().play([*SESSIONS["idle"], prompt(PHONE)])
+    await store(journal, recording)
+    with pytest.raises(UsageError, match="cannot rewrite"):
+        await redact(journal, "s", PHONE, ACCOUNT)
+    assert [record.line for record in await read_all(journal, "s")] == recording.lines
