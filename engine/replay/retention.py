@@ -29,7 +29,15 @@ from ..core.redaction import Redactor
 from ..core.session import NO_MESSAGES, Session
 from ..core.step import reproduce, take
 from ..core.values import State, check_id
-from ..errors import IllegalTransition, InvalidEvent, JournalCorrupt, ReplayError, UnknownSession, UsageError
+from ..errors import (
+    HistoryShared,
+    IllegalTransition,
+    InvalidEvent,
+    JournalCorrupt,
+    ReplayError,
+    UnknownSession,
+    UsageError,
+)
 from ..journal.canonical import canonical
 from ..journal.codec import GENESIS, Chain, rewrite, seal
 from ..journal.forking import Forking, check_unshared
@@ -88,7 +96,7 @@ async def redact(journal: Journal, session: str, value: str, account: Account) -
         account: what to record.
 
     Raises:
-        HistoryShared: forks share a record that would change. Nothing was changed.
+        HistoryShared: a fork and its parent share a record that would change. Nothing was changed.
         SecretRefused: the value is too short to be told from other text.
         UsageError: the journal cannot rewrite, or without the value the history would not be the same one. Nothing was
             changed.
@@ -102,7 +110,7 @@ async def redact(journal: Journal, session: str, value: str, account: Account) -
             event, effects = _taken(cursor, record, redactor)
             if event != record.event or effects != record.effects:
                 if record.session != session:
-                    raise _inherited(session, record)
+                    raise HistoryShared(record.session, (session,))
                 text = canonical(event.data if isinstance(event, UnknownEvent) else event)
                 changed[record.seq] = _without(record, text, canonical(effects))
         await _check_unshared(journal, session, 1, changed)
@@ -192,13 +200,6 @@ async def _check_unshared(journal: Journal, session: str, first: int, changed: I
     """Make sure that no fork shares what is about to be declared; the journal looks again when it is carried out."""
     if isinstance(journal, Forking):
         check_unshared(session, await journal.forks(session), first, changed)
-
-
-def _inherited(session: str, record: TransitionRecord) -> UsageError:
-    return UsageError(
-        f"record {record.seq} holds the value, and session {session!r} shares it with {record.session!r}, whose it is; "
-        f"nothing was changed: prune {session!r} up to a point of its own, where it stands by itself, then redact both"
-    )
 
 
 def _without(record: TransitionRecord, event: str, effects: str) -> TransitionRecord:

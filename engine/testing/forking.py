@@ -87,6 +87,9 @@ async def a_fork_begins_with_its_parent_s_records(factory: Factory) -> None:
             name = f"f{record.seq}"
             await _check_lines(journal, name, [*records[: record.seq], forked(record, name)])
             assert await journal.origin(name) == Origin("parent", record.seq), "say where a session was forked from"
+        wanted = {f"f{record.seq}": record.seq for record in records}
+        assert await journal.forks("parent") == wanted, "say which forks share a session's records, and how many"
+        assert await journal.forks("f3") == await journal.forks("nobody") == {}, "say so where there are none"
         await _check_lines(journal, "parent", records)
         assert await journal.origin("parent") is None, "say nothing of a session that was not forked"
         assert await journal.origin("nobody") is None, "say nothing of a session that is not there"
@@ -163,6 +166,7 @@ async def hostile_ids_are_not_forked_into(factory: Factory) -> None:
             own = forked(record, "fork")._replace(session=session)
             await _refused(InvalidId, journal.fork(own), "refuse to fork into a hostile id")
             await _refused(InvalidId, journal.origin(session), "refuse to look for a hostile id")
+            await _refused(InvalidId, journal.forks(session), "refuse to look for the forks of a hostile id")
         assert [info.id for info in await journal.sessions()] == ["parent"]
 
 
