@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
+from zlib import compress
 
 from engine.predict import END, Predictor
 
@@ -118,7 +119,7 @@ def _sizes(sets: Sequence[Path]) -> list[Number]:
         Number("predict.tenant.saved", "kB", saved / 1024),
         Number("predict.tenant.pickled", "kB", len(pickle.dumps(predictor)) / 1024),
         Number("predict.tenant.in_memory", "kB", in_memory / 1024),
-        Number("predict.tenant.at_rest", "kB", len(predictor.pack()) / 1024),
+        Number("predict.tenant.at_rest", "kB", len(compress(predictor.pack(), 1)) / 1024),
     ]
 
 

@@ -35,7 +35,7 @@ from .runtime.memory import Freer
 from .runtime.monitor import Monitor, Watching
 from .runtime.opening import Room, Who
 from .runtime.paging import House, Pager
-from .runtime.parts import EngineSettings, Learns, Parts, learner_of
+from .runtime.parts import EngineSettings, Learns, Parts, learner_of, policy_of
 from .runtime.pipeline import ToolStats, furnish
 from .runtime.ruling import EngineRules
 from .runtime.spending import check_names
@@ -44,7 +44,10 @@ from .session import Session
 
 
 class Extras(TypedDict, total=False):
-    """What an engine takes beside model, tools, journal and limits; see the ports of the same names, and `Learner`."""
+    """What an engine takes beside model, tools, journal and limits; see the ports of the same names, and `Learner`.
+
+    With an `approver` and no `policy` the effect decides: reads run, everything else is asked about.
+    """
 
     settings: EngineSettings
     middleware: Sequence[Middleware]
@@ -99,7 +102,7 @@ class Engine:
             providers=tuple(extras.get("providers", ())),
             observers=tuple(extras.get("observers", ())),
             approver=extras.get("approver"),
-            policy=extras.get("policy"),
+            policy=policy_of(extras.get("policy"), extras.get("approver")),
             redactor=redactor,
             learner=learner_of(extras.get("predictor")),
         )

@@ -128,12 +128,16 @@ def states(records: Iterable[TransitionRecord]) -> str:
     Moves that it never made are drawn without a number; records that stay in a state are not drawn.
     """
     counts = Counter((record.source, record.dest) for record in records)
-    possible = {(source, row.dest): None for row in ROWS for source in row.sources if row.dest not in (None, source)}
+    possible = {
+        (source, row.dest): None
+        for row in ROWS
+        for source in row.sources
+        if row.dest is not None and row.dest != source
+    }
     moves = list(possible) + [move for move in counts if move not in possible and move[0] is not move[1]]
     lines = ["stateDiagram-v2", "  direction LR", "  [*] --> idle"]
-    for source, dest in moves:
-        count = counts[source, dest] if dest is not None else 0
-        lines.append(f"  {source} --> {dest}" + (f": {count}" if count else ""))
+    for move in moves:
+        lines.append(f"  {move[0]} --> {move[1]}" + (f": {counts[move]}" if counts[move] else ""))
     return "\n".join(lines) + "\n"
 
 

@@ -156,14 +156,21 @@ def _compare(old: object, new: object, path: str, found: _Found) -> None:
                 found.changes.append([below, found.json(after)])
             else:
                 _compare(before, after, below, found)
-    elif fields is None and isinstance(old, tuple) and isinstance(new, tuple) and 0 < len(old) <= len(new):
-        before, after = cast(tuple[object, ...], old), cast(tuple[object, ...], new)
-        for index, (one, other) in enumerate(zip(before, after, strict=False)):
-            _compare(one, other, f"{path}/{index}", found)
-        if len(after) > len(before):
-            found.changes.append([path, [found.json(item) for item in after[len(before) :]], APPEND])
+    elif fields is None and isinstance(old, tuple) and isinstance(new, tuple):
+        _compare_items(cast(tuple[object, ...], old), cast(tuple[object, ...], new), path, found)
     elif old != new:
         found.changes.append([path, found.json(new)])
+
+
+def _compare_items(old: tuple[object, ...], new: tuple[object, ...], path: str, found: _Found) -> None:
+    """Compare lists: one that grew is told item by item, and what joined it."""
+    if not 0 < len(old) <= len(new):
+        found.changes.append([path, found.json(new)])
+        return
+    for index, (one, other) in enumerate(zip(old, new, strict=False)):
+        _compare(one, other, f"{path}/{index}", found)
+    if len(new) > len(old):
+        found.changes.append([path, [found.json(item) for item in new[len(old) :]], APPEND])
 
 
 def _defaults_of(value: object) -> Mapping[str, object]:

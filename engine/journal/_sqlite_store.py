@@ -224,48 +224,43 @@ def inspect_file(path: str) -> bool:
     if found.st_size == 0:
         return False
     try:
-        application, version = _read_marks(path, "ro&immutable=1")
+        marks = _read_marks(path, "ro&immutable=1")
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_CORRUPT or not Path(path + "-wal").exists():
             raise
         # A checkpoint was cut short: only with its WAL the file is whole.
-        application, version = _read_marks(path, "rw")
-    if application != APPLICATION_ID:
+        marks = _read_marks(path, "rw")
+    if marks.application != APPLICATION_ID:
         raise NotAJournal(f"{path} is another program's database and was not touched: name another file")
-    if version > SCHEMA_VERSION:
+    if marks.version > SCHEMA_VERSION:
         raise JournalTooNew(
-            f"{path} was written by a newer release (schema {version}, this one knows {SCHEMA_VERSION}): "
+            f"{path} was written by a newer release (schema {marks.version}, this one knows {SCHEMA_VERSION}): "
             "upgrade agent-engine"
         )
     # Looked at anew: reading the marks may have moved what stood in the WAL into the file.
     size_bytes = Path(path).stat().st_size
-    missing_bytes = _expected_bytes(path) - size_bytes
+    missing_bytes = marks.size_bytes - size_bytes
     if missing_bytes > 0 and not any(Path(path + suffix).exists() for suffix in ("-wal", "-journal")):
         # SQLite itself notices a cut inside the last page only when it reads there, and may list no session at all.
         raise JournalCorrupt(path, size_bytes, f"the file was cut: {missing_bytes} bytes are missing at its end")
     return True
 
 
-def _expected_bytes(path: str) -> int:
-    """Return the size that the header of a database promises; 0 where it promises none.
+class _Marks(NamedTuple):
+    """What the header of a database says: whose it is, of which schema, and how long the file has to be."""
 
-    The layout of the header is part of SQLite's file format: page size in bytes 16-17, where 1 stands for 65,536; size
-    in pages in bytes 28-31, valid where bytes 24-27 and 92-95 are the same.
-    """
-    with Path(path).open("rb") as file:
-        header = file.read(100)
-    if len(header) < 100 or header[24:28] != header[92:96]:
-        return 0
-    page_bytes = int.from_bytes(header[16:18], "big")
-    return (65_536 if page_bytes == 1 else page_bytes) * int.from_bytes(header[28:32], "big")
+    application: int
+    version: int
+    size_bytes: int
 
 
-def _read_marks(path: str, mode: str) -> tuple[int, int]:
+def _read_marks(path: str, mode: str) -> _Marks:
+    # By SQLite alone: a file that is opened and closed beside it takes its locks along, in the whole process.
     connection = connect(path, mode)
     try:
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        return application, version
+        names = ("application_id", "user_version", "page_size", "page_count")
+        application, version, page, pages = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        return _Marks(application, version, page * pages)
     finally:
         connection.close()
 

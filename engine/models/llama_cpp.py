@@ -14,7 +14,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from secrets import token_hex
-from typing import Annotated, Any, Protocol, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 import anyio
 import anyio.from_thread
@@ -26,7 +26,7 @@ from ..core.notices import Notice
 from ..core.values import ModelReply, Value
 from ..errors import MissingExtra, ModelError, UsageError
 from ..ports import Emit, ModelRequest
-from .chunks import ReplyBuilder
+from .generation import Generation, Server
 from .wire import scrub, to_wire, tools_to_wire
 
 T = TypeVar("T")
@@ -77,12 +77,6 @@ def _stop_at_once(chunk: dict[str, Any]) -> bool:
     return True
 
 
-class _Server(Protocol):
-    """What is used of llama.cpp's server. A callback that returns True ends the generation."""
-
-    def handle_chat_completions(self, prompt: dict[str, Any], callback: Callable[[dict[str, Any]], bool]) -> None: ...
-
-
 def packaged_model() -> Path:
     """Return where the tiny model is that the engine ships: 312 thousand parameters, three tools, little else."""
     package = __name__.rpartition(".")[0]
@@ -125,7 +119,7 @@ class LlamaCppModel:
             self._temperature = 0.0 if path is None else 0.7
         self._answered = False
         self._reading: threading.Event | None = None
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self._turn = anyio.Lock()
         self._thread = anyio.CapacityLimiter(1)
         self._loop: object = None
@@ -158,11 +152,18 @@ class LlamaCppModel:
             self._reading.set()
         body = self._body(request)
         stop = threading.Event()
+        cancelled = anyio.get_cancelled_exc_class()
 
         def tell(notice: Notice) -> None:
-            anyio.from_thread.run_sync(emit, notice)
+            try:
+                # Whoever waits for this thread may have been cancelled, and not have run since.
+                anyio.from_thread.check_cancelled()
+            except cancelled:
+                stop.set()
+            else:
+                anyio.from_thread.run_sync(emit, notice)
 
-        generation = _Generation(body, tell, stop, f"call_{request.turn}_{request.round}")
+        generation = Generation(body, tell, stop, f"call_{request.turn}_{request.round}")
 
         def answer() -> ModelReply:
             reply = generation.run(self._load(), self._path.stem)
@@ -183,7 +184,7 @@ class LlamaCppModel:
             return
         body = {**self._body(request), "max_tokens": 0}
         stop = self._reading = threading.Event()
-        reading = _Generation(body, _ignore, stop, "")
+        reading = Generation(body, _ignore, stop, "")
 
         def read() -> None:
             reading.ask(self._load(), self._path.stem)
@@ -251,7 +252,7 @@ class LlamaCppModel:
             raise failure
         return values[0]
 
-    def _load(self) -> _Server:
+    def _load(self) -> Server:
         if self._server is None:
             self._check_file()
             with tempfile.TemporaryDirectory(prefix="agent-engine-") as folder:
@@ -309,89 +310,3 @@ class LlamaCppModel:
         if hasattr(socket, "AF_UNIX") and len(address.encode()) <= _SOCKET_PATH_BYTES:
             parameters.hostnames = [address]
         return parameters
-
-
-class _Generation:
-    """One reply while it grows, in the worker thread."""
-
-    def __init__(self, body: dict[str, Any], emit: Emit, stop: threading.Event, id_prefix: str) -> None:
-        self._body = body
-        self._stop = stop
-        self._id_prefix = id_prefix
-        self._builder = ReplyBuilder(emit)
-        self._stop_type: object = None
-        self._refusal: dict[str, Any] | None = None
-        self._failure: BaseException | None = None
-
-    def run(self, server: _Server, model: str) -> ModelReply:
-        """Generate, and return the reply as far as it came.
-
-        Raises:
-            ModelError: there is none.
-        """
-        if self._stop.is_set():
-            return ModelReply(finish="cancelled", model=model)
-        self.ask(server, model)
-        if self._stop.is_set() and not self._builder.finished:
-            return ModelReply(finish="cancelled", model=model)
-        return self._finished(self._builder.reply().model_copy(update={"model": model}))
-
-    def ask(self, server: _Server, model: str) -> None:
-        """Let llama.cpp work on the request until it is done or stopped.
-
-        Raises:
-            ModelError: it cannot take the request.
-        """
-        try:
-            server.handle_chat_completions(self._body, self._hear)
-        except (TypeError, ValueError, RuntimeError, RecursionError) as error:
-            raise ModelError(f"llama.cpp cannot take the request: {error}", retryable=False) from error
-        if self._failure is not None:
-            raise self._failure
-        if self._refusal is not None:
-            raise _refused(self._refusal, model)
-
-    def _hear(self, chunk: dict[str, Any]) -> bool:
-        """Take in a chunk; True ends the generation. llama.cpp drops what is raised here, so it is kept for `run`."""
-        if self._stop.is_set():
-            return True
-        try:
-            self._take(chunk)
-        except BaseException as error:
-            self._failure = error
-        return self._failure is not None or self._refusal is not None
-
-    def _take(self, chunk: dict[str, Any]) -> None:
-        refusal = chunk.get("error")
-        if isinstance(refusal, dict):
-            self._refusal = cast(dict[str, Any], refusal)
-            return
-        verbose = chunk.get("__verbose")
-        if isinstance(verbose, dict):
-            self._stop_type = cast(dict[str, Any], verbose).get("stop_type")
-        for choice in chunk.get("choices", ()):
-            for call in choice.get("delta", {}).get("tool_calls", ()):
-                if "id" in call:
-                    call["id"] = f"{self._id_prefix}_{call['index']}"
-        self._builder.add(chunk)
-
-    def _finished(self, reply: ModelReply) -> ModelReply:
-        used = reply.usage.output_tokens if reply.usage else 0
-        limit = self._body["max_tokens"]
-        if reply.finish == "length" and isinstance(limit, int) and 0 <= used < limit:
-            return reply.model_copy(update={"finish": "context_full"})
-        if reply.finish == "stop" and self._stop_type == "word":
-            return reply.model_copy(update={"finish": "stop_sequence"})
-        return reply
-
-
-def _refused(refusal: dict[str, Any], model: str) -> ModelError:
-    status = refusal.get("code")
-    if refusal.get("type") == "exceed_context_size_error":
-        return ModelError(
-            f"the conversation takes {refusal.get('n_prompt_tokens')} tokens and the window of {model} holds "
-            f"{refusal.get('n_ctx')}: shorten the conversation, or give a larger n_ctx if the model knows one",
-            retryable=False,
-        )
-    retryable = isinstance(status, int) and status >= 500
-    return ModelError(f"llama.cpp refused the request: {refusal.get('message')}", retryable=retryable)

@@ -138,6 +138,15 @@ class Parts(NamedTuple):
         return learner, self.toolbox.aclose, self.journal.aclose, getattr(self.model, "aclose", _nothing_to_close)
 
 
+def policy_of(given: Policy | None, approver: Approver | None) -> Policy | None:
+    """Return the policy of an engine; where there is only somebody to ask, changes are asked about."""
+    if given is not None or approver is None:
+        return given
+    from ..tools.policy import RulePolicy
+
+    return RulePolicy(())
+
+
 def learner_of(given: Learns | None) -> Learner | None:
     """Return the learner of an engine; what learning needs is loaded by engines that learn."""
     if given is None:

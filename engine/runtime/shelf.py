@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
+from zlib import compress, decompress
 
 import anyio
 import anyio.to_thread
@@ -125,14 +126,14 @@ class _Kept:
     def unpack(self) -> Predictor:
         """Return the predictor; one that was packed stays unpacked."""
         if isinstance(self._predictor, bytes):
-            self._predictor = Predictor.unpack(self._predictor, self._settings)
+            self._predictor = Predictor.unpack(decompress(self._predictor), self._settings)
         return self._predictor
 
     def pack(self) -> None:
         """Let it take little room until it is used again."""
         if not isinstance(self._predictor, bytes):
             self._observations = self._predictor.observations
-            self._predictor = self._predictor.pack()
+            self._predictor = compress(self._predictor.pack(), 1)
 
     @property
     def unsaved(self) -> int:

@@ -28,6 +28,7 @@ NASTY = [
     "<img src=x onerror='window.pwned = 1'>",
     "]]>&lt;b&gt; {title} ${1} `x` \u2028 \x00 \x7f ~12/reply ~~ \\u003c",
     "Grüße, 你好, 👋🏽",
+    "~2/messages",
 ]
 """Texts that a page might take for something else than texts."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import anyio
 import pytest
 
 from engine.errors import SessionBusy, StaleWriter
+from engine.journal import SqliteJournal
 from engine.testing.records import chain, read_all
 
 from .children import lines_of, open_kind, start
@@ -40,6 +42,36 @@ def test_f8_killed_process_loses_no_acknowledged_record(kind: str, tmp_path: Pat
         acked = int(finished[-1]) if finished else int(seq)
         stored = anyio.run(read_all, open_kind(kind, str(tmp_path)), "s")
         assert len(stored) >= acked
+
+
+VISIT = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(*c.execute(sys.argv[2]).fetchone()); c.close()"
+COUNT = "SELECT count(*) FROM records"
+
+
+@pytest.mark.anyio
+async def test_f8_a_visitor_that_leaves_takes_no_record_along(tmp_path: Path) -> None:
+    """Whoever opens and closes the file of a journal in use, by SQLite alone, does not become the last to close it: the
+    log stays, and what is appended afterwards is there for everybody.
+    """
+    path = tmp_path / "runs.db"
+    journal = SqliteJournal(str(path))
+    writer = await journal.claim("s")
+    records = chain("s", 4)
+    await writer.append(records[:2])
+    await journal.read("s")
+
+    def visit() -> str:
+        return subprocess.run(
+            [sys.executable, "-c", VISIT, str(path), COUNT], capture_output=True, text=True, check=True
+        ).stdout
+
+    log = path.with_name("runs.db-wal").stat()
+    seen = [await anyio.to_thread.run_sync(visit)]
+    await writer.append(records[2:])
+    seen.append(await anyio.to_thread.run_sync(visit))
+    assert path.with_name("runs.db-wal").stat().st_ino == log.st_ino
+    await journal.aclose()
+    assert [line.strip() for line in seen] == ["2", "4"]
 
 
 @pytest.mark.anyio

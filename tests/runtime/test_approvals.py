@@ -196,6 +196,31 @@ async def test_approver_answers_while_the_turn_runs() -> None:
     assert [made.status.value for made in result.tool_calls] == ["completed", "denied", "completed"]
 
 
+async def test_a11_with_an_approver_alone_changes_are_asked_about() -> None:
+    """An engine that has somebody to ask and no policy asks about a write and runs a read; without both, all run."""
+    asked: list[str] = []
+
+    class Desk:
+        async def answer(self, request: Request, call: ToolCall) -> Answer | None:
+            asked.append(call.name)
+            return Answer(False)
+
+    @tool(effect="read")
+    async def look() -> str:
+        return "seen"
+
+    def model() -> ScriptedModel:
+        return ScriptedModel([calls("look", "pay"), "done"])
+
+    watched = Engine(model=model(), tools=[look, pay], approver=Desk())
+    alone = Engine(model=model(), tools=[look, pay])
+    for engine, ends in ((watched, ["completed", "denied"]), (alone, ["completed", "completed"])):
+        async with engine:
+            result = await (await engine.open("s")).ask("go")
+        assert [made.status.value for made in result.tool_calls] == ends
+    assert asked == ["pay"]
+
+
 async def test_cancel_while_waiting_ends_the_turn() -> None:
     """A turn that waits for an answer can be cancelled; its calls are cancelled on record and nothing is pending."""
     journal = MemoryJournal()
@@ -225,7 +250,9 @@ async def test_v20_approver_of_the_next_engine_is_asked_what_was_left_open() -> 
         model=ScriptedModel([calls("pay")]), tools=[pay], journal=journal, policy=Verdicts(pay="ask")
     ) as engine:
         (request,) = (await (await engine.open("s")).ask("go")).pending
-    async with Engine(model=ScriptedModel(["done"]), tools=[pay], journal=journal, approver=Yes()) as engine:
+    async with Engine(
+        model=ScriptedModel(["done"]), tools=[pay], journal=journal, policy=Verdicts(pay="ask"), approver=Yes()
+    ) as engine:
         result = await (await engine.open("s")).result()
     assert asked == [request.id]
     assert (result.outcome, result.text) == (Outcome.COMPLETED, "done")
