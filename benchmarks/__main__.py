@@ -15,7 +15,22 @@ from pathlib import Path
 from time import perf_counter
 from typing import TypeAlias
 
-from . import append, growth, guards, import_time, inspector, lag, opening, rate, replay, sessions, step, turn, workers
+from . import (
+    append,
+    forking,
+    growth,
+    guards,
+    import_time,
+    inspector,
+    lag,
+    opening,
+    rate,
+    replay,
+    sessions,
+    step,
+    turn,
+    workers,
+)  # fmt: skip
 from .numbers import FULL, NORMAL, QUICK, Effort, Result, WrongResult
 from .report import Run, as_json, as_text, load, versions
 
@@ -28,6 +43,7 @@ BENCHMARKS: Mapping[str, Measure] = {
     "guards": guards.measure,
     "growth": growth.measure,
     "open": opening.measure,
+    "fork": forking.measure,
     "replay": replay.measure,
     "import_time": import_time.measure,
     "inspector": inspector.measure,

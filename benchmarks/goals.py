@@ -46,6 +46,7 @@ GOALS: tuple[Goal, ...] = (
     Goal("growth.turn_10000.cpu_ratio", "a turn at turn 10,000, × at turn 20", None, 1.1),
     Goal("open.for_10000_turns.wall", "open a session of 10,000 turns, s", 2, 2),
     Goal("open.by_checkpoint.wall", "the same by its checkpoint, s", 0.05, 0.05),
+    Goal("fork.sqlite.last.wall", "fork at the end of a long history, SQLite, ms", 10, 10),
     Goal("replay.memory.cpu", "verified records a second a core", 40_000, 60_000, at_least=True),
     Goal("sessions.memory.share_of_floor", "1,000 sessions, tools of 10 ms, × floor", None, 0.2, at_least=True),
     Goal("sessions.durable.disk.group_gain", "100 sessions at once against one, real disk", None, 20, at_least=True),

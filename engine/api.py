@@ -37,6 +37,7 @@ from .runtime.opening import Room, Who
 from .runtime.paging import House, Pager
 from .runtime.parts import EngineSettings, Learns, Parts, learner_of, policy_of
 from .runtime.pipeline import ToolStats, furnish
+from .runtime.ruling import EngineRules
 from .runtime.spending import check_names
 from .runtime.stats import EngineStats, stats_of
 from .session import Session
@@ -151,6 +152,11 @@ class Engine:
     def limits(self) -> Limits:
         """The limits of this engine."""
         return self._parts.limits
+
+    @property
+    def rules(self) -> EngineRules:
+        """What this engine decides by, for `replay.diverge`; it need not be open."""
+        return EngineRules(self._parts)
 
     @property
     def journal(self) -> Journal:

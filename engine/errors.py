@@ -111,6 +111,23 @@ class SessionBusy(UsageError):
         )
 
 
+class HistoryShared(UsageError):
+    """Refuse to change records that forks share. Nothing has changed.
+
+    Attributes:
+        session: whose records they are.
+        forks: the sessions that begin with them, sorted.
+    """
+
+    def __init__(self, session: str, forks: tuple[str, ...]) -> None:
+        self.session = session
+        self.forks = forks
+        super().__init__(
+            f"records of session {session!r} are also those of its forks ({', '.join(forks)}); nothing was changed: "
+            "prune each fork up to a point of its own, where it stands by itself, and then do the same again"
+        )
+
+
 class InboxFull(UsageError):
     """Refuse a prompt because as many as the session admits already wait for their turn."""
 

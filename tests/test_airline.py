@@ -13,9 +13,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from engine import ModelReply
+from engine.core.events import ToolFinished
+from engine.counterfactual import counterfactual
 from engine.journal import SqliteJournal
-from engine.replay import import_chats, verify, verify_journal
+from engine.models import FunctionModel
+from engine.replay import compare, fork, import_chats, verify, verify_journal
 from engine.testing.records import read_all
+from engine.tools.recorded import recorded_tools
 
 from .replay.children import run_and_die
 from .replay.logs import SAMPLES, StoppedClock, exported, history_of, imported, run_again, stored
@@ -125,6 +130,34 @@ async def test_m6_killed_for_real_it_still_ends_equal(case: Case, tmp_path: Path
     [found] = await verify_journal(journal)
     assert found.ok
     await journal.aclose()
+
+
+@everyone
+async def test_conversation_is_forked_changed_and_compared(case: Case) -> None:
+    """Any conversation can be forked and goes on to the original messages; changed in one result, what was recorded is
+    reused, and the comparison begins at the change.
+    """
+    original = await history_of(case.chat)
+    journal, session = await stored(()), original[0].session
+    await run_again(original, journal)
+    records = list(await read_all(journal, session))
+    cut = PLACES(f"fork {case.chat['id']}").randrange(1, len(records) + 1)
+    name = await fork(journal, session, cut, clock=StoppedClock())
+    assert await run_again(original, journal, name=name) == case.chat["messages"], f"forked after record {cut}"
+    assert compare(records, await read_all(journal, name)).count("only_left") == 0
+    ends = [record for record in records if isinstance(record.event, ToolFinished)]
+    if not ends:
+        return
+    changed = PLACES(f"change {case.chat['id']}").choice(ends)
+    assert isinstance(changed.event, ToolFinished)
+    found = await counterfactual(
+        journal, session, changed.seq, changed.event.model_copy(update={"content": "Something else."}),
+        model=FunctionModel(lambda request: ModelReply(text="I see.")), tools=recorded_tools(original),
+    )  # fmt: skip
+    assert changed.seq in {use.seq for use in found.reused}
+    assert next(pair.left.seq for pair in found.comparison.differences if pair.left) == changed.seq
+    assert verify(await read_all(journal, found.session)).ok
+    assert list(await read_all(journal, session)) == records
 
 
 async def test_all_conversations_share_one_journal(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ LAYERS = (
     {"runtime"},
     {"session"},
     {"api"},
-    {"inspect", "cluster", "cli", "blocking"},
+    {"inspect", "cluster", "cli", "blocking", "counterfactual"},
     {"__init__"},
     {"__main__"},
     {"testing"},
@@ -74,6 +74,7 @@ FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "import_module", "br
 IMPORTLIB_ALLOWED = {"importlib.resources", "importlib.metadata"}
 
 FINDS_CODE = {
+    "cli.differences": "it finds the engine of the host's that the command line names, never anything else",
     "tools.workers.target": "it finds the host's own decorated function again; the name comes from the decorator",
 }
 """Modules that may import a module by its name, and why."""

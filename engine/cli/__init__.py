@@ -15,7 +15,22 @@ from typing import NamedTuple
 
 from .._version import __version__
 from ..errors import EngineError, JournalTooNew, NotAJournal, UsageError
-from . import check, demo, doctor, exchange, graph, histories, inspecting, keeping, predict, search, stats, talk
+from . import (
+    check,
+    demo,
+    differences,
+    doctor,
+    exchange,
+    forks,
+    graph,
+    histories,
+    inspecting,
+    keeping,
+    predict,
+    search,
+    stats,
+    talk,
+)  # fmt: skip
 from .terminal import Screen, complain
 
 
@@ -35,6 +50,13 @@ _COMMANDS = (
     _Command(
         "replay", "verify histories, or show the state at any record", histories.add_replay_options, histories.replay
     ),
+    _Command(
+        "diff",
+        "histories against the code of today, or two against each other",
+        differences.add_diff_options,
+        differences.diff,
+    ),
+    _Command("fork", "a session that begins with the records of another", forks.add_fork_options, forks.fork),
     _Command(
         "inspect", "look at a history: a page, a trace, a diagram", inspecting.add_inspect_options, inspecting.inspect
     ),

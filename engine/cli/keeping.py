@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from ..core.values import JsonObject
-from ..errors import SessionBusy, UsageError
+from ..errors import HistoryShared, SessionBusy, UsageError
 from ..replay.retention import Account, Rewritten, last_before, prune, redact
 from ..runtime.clock import SystemClock
 from .histories import chosen_sessions, existing_journal
@@ -82,6 +82,7 @@ async def _each(options: Namespace, screen: Screen, work: Work) -> int:
         sessions = await chosen_sessions(journal, options.session)
     done: list[Rewritten] = []
     busy: list[str] = []
+    shared: list[str] = []
     for session in sessions:
         try:
             done.append(await work(session))
@@ -90,9 +91,13 @@ async def _each(options: Namespace, screen: Screen, work: Work) -> int:
             complain(str(error))
             busy.append(session)
             continue
+        except HistoryShared as error:
+            complain(str(error))
+            shared.append(session)
+            continue
         screen.line(_told(done[-1]))
-    screen.result({"sessions": {one.session: _as_json(one) for one in done}, "busy": [*busy]})
-    return 1 if busy or any(one.left for one in done) else 0
+    screen.result({"sessions": {one.session: _as_json(one) for one in done}, "busy": [*busy], "shared": [*shared]})
+    return 1 if busy or shared or any(one.left for one in done) else 0
 
 
 def _told(one: Rewritten) -> str:

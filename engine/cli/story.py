@@ -26,6 +26,7 @@ from ..core.events import (
     RecoveryNeedsUser,
     RecoveryPlanned,
     Resumed,
+    SessionForked,
     SessionOpened,
     ShutdownRequested,
     ToolFinished,
@@ -198,7 +199,7 @@ class Storyteller:
 
 
 _Remarkable = (
-    SessionOpened | ContextPrepared | UserAnswered | GrantRevoked | BudgetLent | BudgetSettled | Faulted
+    SessionOpened | SessionForked | ContextPrepared | UserAnswered | GrantRevoked | BudgetLent | BudgetSettled | Faulted
     | RecoveryPlanned | Recovered | RecoveryNeedsUser | RecoveryFailed | TurnCancelled | RecordsRewritten
     | ShutdownRequested | UnknownEvent
 )  # fmt: skip
@@ -208,6 +209,13 @@ def _remark_on_loan(event: BudgetLent | BudgetSettled) -> str:
     if isinstance(event, BudgetLent):
         return f"to {event.child}"
     return f"{event.spent.tokens} tokens and {event.spent.tool_calls} tool calls were used of a loan"
+
+
+def _remark_on_history(event: SessionForked | RecordsRewritten) -> str:
+    if isinstance(event, SessionForked):
+        return f"{event.session} from {event.parent}"
+    places = ", ".join(str(record.seq) for record in event.records)
+    return f"{event.action}: {places}{f', {event.reason}' if event.reason else ''}"
 
 
 def _remark(event: _Remarkable) -> str:
@@ -220,13 +228,12 @@ def _remark(event: _Remarkable) -> str:
             return f"{'yes' if event.approve else 'no'}{f', {event.text}' if event.text else ''}"
         case GrantRevoked():
             return event.grant_id
+        case SessionForked() | RecordsRewritten():
+            return _remark_on_history(event)
         case BudgetLent() | BudgetSettled():
             return _remark_on_loan(event)
         case TurnCancelled() | ShutdownRequested():
             return event.reason
-        case RecordsRewritten():
-            places = ", ".join(str(record.seq) for record in event.records)
-            return f"{event.action}: {places}{f', {event.reason}' if event.reason else ''}"
         case ContextPrepared():
             return f"{len(event.messages)} messages added" if event.messages else ""
         case Recovered():

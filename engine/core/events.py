@@ -48,6 +48,14 @@ class SessionOpened(Value):
     loan: Loan | None = None
 
 
+class SessionForked(Value):
+    """A session began with the records of another one before it, up to here. `parent` holds the record before this."""
+
+    kind: Literal["session_forked"] = "session_forked"
+    session: str
+    parent: str
+
+
 class PromptReceived(Value):
     """A turn was opened. Normally with one user message; an imported log may open one with several, or with none."""
 
@@ -249,6 +257,7 @@ class ShutdownRequested(Value):
 
 KnownEvent: TypeAlias = (
     SessionOpened
+    | SessionForked
     | PromptReceived
     | ContextPrepared
     | ModelReplied
@@ -278,9 +287,9 @@ Event: TypeAlias = Annotated[KnownEvent, Field(discriminator="kind")]
 EVENT_TYPES: dict[str, type[KnownEvent]] = {
     event.model_fields["kind"].default: event
     for event in (
-        SessionOpened, PromptReceived, ContextPrepared, ModelReplied, ToolStarted, ToolFinished, ToolRetried,
-        LateResult, UserAnswered, GrantRevoked, BudgetLent, BudgetSettled, Faulted, RecoveryPlanned, Recovered,
-        RecoveryNeedsUser, RecoveryFailed, TurnCancelled, Resumed, RecordsRewritten, ShutdownRequested,
+        SessionOpened, SessionForked, PromptReceived, ContextPrepared, ModelReplied, ToolStarted, ToolFinished,
+        ToolRetried, LateResult, UserAnswered, GrantRevoked, BudgetLent, BudgetSettled, Faulted, RecoveryPlanned,
+        Recovered, RecoveryNeedsUser, RecoveryFailed, TurnCancelled, Resumed, RecordsRewritten, ShutdownRequested,
     )
 }  # fmt: skip
 """Tag → class: the closed table that decoding uses."""
@@ -306,6 +315,6 @@ __all__ = [
     "EVENTS", "EVENT_TYPES", "HISTORY_PRUNED", "BudgetLent", "BudgetSettled", "ContextPrepared", "Event", "Faulted",
     "GrantRevoked", "KnownEvent", "LateResult", "ModelReplied", "ProbeResult", "PromptReceived", "RecordsRewritten",
     "Recovered", "RecoveryFailed", "RecoveryNeedsUser", "RecoveryPlanned", "Resumed", "RewrittenRecord",
-    "SessionOpened", "ShutdownRequested", "ToolFinished", "ToolRetried", "ToolStarted", "TurnCancelled",
-    "UnknownEvent", "UserAnswered",
+    "SessionForked", "SessionOpened", "ShutdownRequested", "ToolFinished", "ToolRetried", "ToolStarted",
+    "TurnCancelled", "UnknownEvent", "UserAnswered",
 ]  # fmt: skip

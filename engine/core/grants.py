@@ -128,6 +128,11 @@ class Here(NamedTuple):
     now: str
 
 
+def asked_where(key: str, here: Here) -> Here:
+    """Return where the call with this key was asked about: in a fork that may be its parent, which the key names."""
+    return here._replace(session=key.partition(":")[0])
+
+
 def admits(grant: Grant, call: ToolCall, here: Here) -> bool:
     """Return whether a grant gives leave to this call, here and now. An argument without a text is never admitted
     by a pattern for it.

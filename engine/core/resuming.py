@@ -297,6 +297,33 @@ def close(cursor: Cursor) -> None:
     cursor.effects.append(CLOSE)
 
 
+def begin_fork(cursor: Cursor) -> None:
+    """Go on under another name, without the leave that people gave to the parent, and without the clock on questions.
+
+    What was approved and has not started is asked about again; grants and extensions of budgets are gone.
+    """
+    cursor.id, cursor.grants = cursor.event.session, ()
+    if cursor.left is None:
+        cursor.left = cursor.source
+    turn = cursor.turn
+    if turn is None:
+        return
+    requests = [request.model_copy(update={"expires_at": None}) for request in turn.requests]
+    for place, call in enumerate(cursor.calls):
+        if call.approved and not call.status.terminal:
+            cursor.calls[place] = call = call._replace(approved=False)
+            if call.asks:
+                text = call.plan.refusal or f"May {call.call.name} run?"
+                # With the sequence: the parent's question about this call has been answered.
+                name = f"{call.key}:approval:{cursor.seq}"
+                requests.append(
+                    Request(id=name, kind="approval", call_id=call.call.id, text=text, binding=call.plan.binding)
+                )
+    if cursor.left is State.EXECUTING_TOOLS and not any(call.runs for call in cursor.calls):
+        cursor.left = State.WAITING_FOR_USER
+    cursor.change_turn(requests=tuple(requests), extended=())
+
+
 def _tell(cursor: Cursor, text: str) -> None:
     cursor.transcript = cursor.transcript.extended((Message(role="user", text=text),))
 

@@ -83,6 +83,9 @@ def reproduce(cursor: Cursor, record: TransitionRecord) -> None:
     Raises:
         ReplayError: the record does not reproduce; the cursor is of no further use.
     """
+    if cursor.seq == 0:
+        # A fork's history begins with another session's records.
+        cursor.id = record.session
     if record.source != cursor.state:
         raise ReplayError(f"{cursor.id}:{record.seq}: starts in {record.source}, the session is in {cursor.state}")
     if isinstance(record.event, UnknownEvent):

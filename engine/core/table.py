@@ -45,6 +45,9 @@ class Row(NamedTuple):
 
 ROWS: tuple[Row, ...] = (
     Row("session_opened", (IDLE, *IN_TURN, SHUTDOWN), None, None, do.note_opening),
+    # A fork begins shut down, whatever its parent was doing: it is resumed by the rules of a shutdown there.
+    Row("session_forked", (IDLE, *IN_TURN), None, SHUTDOWN, then.begin_fork),
+    Row("session_forked", (SHUTDOWN,), None, None, then.begin_fork),
     # A turn begins.
     Row("prompt_received", (IDLE,), None, PROCESSING, do.open_turn),
     # The context is ready: ask the model if a budget has room for it, unless the host asked for calls.

@@ -23,7 +23,7 @@ def replace_lines(folder: int, name: str, index: Index, order: Rewrite) -> None:
     """
     located = index.sessions[order.session]
     changes: dict[int, bytes] = {}
-    for seq, offset in enumerate(located.offsets, located.dropped + 1):
+    for seq, offset in enumerate(located.offsets, located.base + 1):
         if seq < order.first:
             changes[offset] = b""
         elif seq in order.lines:

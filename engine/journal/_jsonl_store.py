@@ -1,124 +1,40 @@
-"""The file side of a JSONL journal: what the writing thread does, and how files are named and opened.
+"""The file side of a JSONL journal: what the writing thread does.
 
-In a folder each session has a file of its own, named by its id and a hash of it, so names that differ only in case stay
-apart; otherwise one file holds the lines of all sessions in the order of their appends. Files are opened relative to a
-descriptor of their folder and never through a symbolic link. An append is one write and one fsync for all orders of a
-group that go to the same file; a failed one is cut off, and the file is read again before the next. May import core,
-errors, ports and the codec. Must never be called on an event loop.
+An append is one write and one fsync for all orders of a group that go to the same file; a failed one is cut off, and
+the file is read again before the next. May import core, errors, ports and the codec. Must never be called on an event
+loop.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
-import stat
-import sys
 from collections.abc import Sequence
-from hashlib import sha256
-from pathlib import Path
 
-from ..errors import JournalCorrupt, JournalError, NotAJournal, SessionBusy, StaleWriter, UsageError
-from ..ports import Tail
+from ..errors import JournalCorrupt, JournalError, SessionBusy, StaleWriter, UsageError
+from ..ports import StoredLine, Tail
 from . import _jsonl_checkpoints as checkpoints
 from ._claims import OPEN_FLAGS, Claims, Standing, write_all
+from ._jsonl_forks import forks_in_files, forks_in_index
+from ._jsonl_layout import Layout
 from ._jsonl_rewriting import replace_lines
 from ._lines import Index
-from ._orders import Append, Claim, Granted, Release, Rewrite, check_next, unavailable
+from ._orders import (
+    Append,
+    Claim,
+    Fork,
+    Granted,
+    Release,
+    Rewrite,
+    check_fork,
+    check_next,
+    parent_of,
+    unavailable,
+)  # fmt: skip
 from ._owner import Token, living_owner
 from ._thread import Job
 from .codec import decode
-
-_NAME = re.compile(r"([A-Za-z0-9_-]{1,128})\.([0-9a-f]{16})\.jsonl")
-
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC if sys.platform != "win32" else 0
-
-
-def file_name(session: str) -> str:
-    """Return the name of a session's file within a folder."""
-    return f"{session}.{sha256(session.encode('ascii')).hexdigest()[:16]}.jsonl"
-
-
-def session_of(name: str) -> str | None:
-    """Return the session that a file of a folder belongs to, None if it is not a journal's file."""
-    found = _NAME.fullmatch(name)
-    return found[1] if found is not None and file_name(found[1]) == name else None
-
-
-class Layout:
-    """How a journal's path is laid out: a folder, or one file within its folder."""
-
-    def __init__(self, name: str) -> None:
-        self.single = name.endswith(".jsonl")
-        self.path = path = str(Path(name).resolve())
-        self.name = Path(path).name
-        self.folder = str(Path(path).parent) if self.single else path
-        self.claims = f"{self.name}.claims" if self.single else "sessions.claims"
-
-    def file_of(self, session: str) -> str:
-        """Return the name of the file, within the folder, that holds the session."""
-        return self.name if self.single else file_name(session)
-
-    def checkpoint_of(self, session: str) -> Path:
-        """Return the place of the session's checkpoint."""
-        folder = Path(f"{self.path}.checkpoints") if self.single else Path(self.path, "checkpoints")
-        return folder / f"{file_name(session).removesuffix('.jsonl')}.checkpoint"
-
-    def index_for(self, session: str) -> Index:
-        """Return an empty index for the file that holds the session."""
-        return Index(None if self.single else session)
-
-    def open_folder(self, create: bool) -> int:
-        """Return a descriptor of the folder.
-
-        Raises:
-            OSError: it is not there (and not to be created), or is no folder.
-        """
-        if create and not self.single and not Path(self.path).exists():
-            Path(self.path).mkdir(mode=0o700, exist_ok=True)
-            parent = os.open(Path(self.path).parent, _FOLDER_FLAGS)
-            try:
-                os.fsync(parent)
-            finally:
-                os.close(parent)
-        return os.open(self.folder, _FOLDER_FLAGS)
-
-    def claimed(self, folder: int) -> bool:
-        """Say whether anything was ever claimed here, so that the file is a journal's whatever a crash made of it."""
-        try:
-            return os.stat(self.claims, dir_fd=folder, follow_symlinks=False).st_size > 0
-        except FileNotFoundError:
-            return False
-
-    def index(self, folder: int, session: str, index: Index, known: bool) -> int | None:
-        """Bring an index up to date; return a descriptor to read the file with, None where there is no file yet.
-
-        Args:
-            folder: descriptor of the folder.
-            session: whose file.
-            index: the index of that file.
-            known: whether it is known to be a journal's file.
-
-        Raises:
-            NotAJournal: the file belongs to another program; it was not touched.
-            OSError: it cannot be opened.
-        """
-        name = self.file_of(session)
-        try:
-            fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | OPEN_FLAGS, dir_fd=folder)
-        except FileNotFoundError:
-            index.clear()
-            return None
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise OSError(errno.EINVAL, f"{name} is not a regular file")
-            index.catch_up(fd)
-            if self.single and not known and index.foreign(fd):
-                raise NotAJournal(f"{self.path} holds something else and was not touched: name another file")
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
+from .forking import check_unshared
 
 
 class _Pending:
@@ -192,6 +108,9 @@ class JsonlStore:
                 case Claim():
                     self._flush(folder)
                     job.granted = self._claim(folder, job.order)
+                case Fork():
+                    self._flush(folder)
+                    self._fork(folder, job.order)
                 case Rewrite():
                     self._flush(folder)
                     self._rewrite(folder, job.order)
@@ -275,6 +194,34 @@ class JsonlStore:
         seq, digest = index.tail(session)
         return Granted(granted.epoch, self._token.text, Tail(seq, digest, cut_bytes))
 
+    def _fork(self, folder: int, order: Fork) -> None:
+        session, record = order
+        parent, name = parent_of(record) or "", self.layout.file_of(session)
+        before: Sequence[StoredLine] = ()
+        located = self._caught_up(folder, parent).sessions.get(parent) if parent else None
+        if located is not None and located.base < record.seq - 1:
+            before = self._stored(folder, parent, record.seq - 2)
+        index = self._caught_up(folder, session)
+        index.check(name)
+        check_fork(record, before[0].text if before else None, taken=index.tail(session)[0] > 0)
+        pending = _Pending(index)
+        pending.lines.append(record.line.encode("ascii") + b"\n")
+        self._write(folder, name, pending)
+        self._let_go(session)
+
+    def _forks(self, folder: int, session: str) -> dict[str, int]:
+        if self.layout.single:
+            return forks_in_index(self._caught_up(folder, session), session)
+        return forks_in_files(folder, self.layout.files(folder), session)
+
+    def _stored(self, folder: int, session: str, after: int) -> Sequence[StoredLine]:
+        """Return the record that follows `after`, if the session holds it itself."""
+        fd = os.open(self.layout.file_of(session), os.O_RDONLY | OPEN_FLAGS, dir_fd=folder)
+        try:
+            return self._caught_up(folder, session).page(fd, session, after, 1) or ()
+        finally:
+            os.close(fd)
+
     def _caught_up(self, folder: int, session: str) -> Index:
         name = self.layout.file_of(session)
         index = self._indexes.setdefault(name, self.layout.index_for(session))
@@ -297,11 +244,7 @@ class JsonlStore:
         seq, _ = index.tail(session)
         if seq == 0:
             return
-        fd = os.open(name, os.O_RDONLY | OPEN_FLAGS, dir_fd=folder)
-        try:
-            lines = index.page(fd, session, seq - 1, 1)
-        finally:
-            os.close(fd)
+        lines = self._stored(folder, session, seq - 1)
         if not lines:
             raise JournalCorrupt(name, index.end, "the file changes while it is read")
         decode(lines[0].text, name, lines[0].offset)
@@ -313,6 +256,7 @@ class JsonlStore:
             raise StaleWriter(session, order.epoch)
         index = self._caught_up(folder, session)
         index.check(name)
+        check_unshared(session, self._forks(folder, session), order.first, order.lines)
         checkpoints.drop(self.layout.checkpoint_of(session))
         replace_lines(folder, name, index, order)
         index.clear()

@@ -61,20 +61,21 @@ def read_envelope(line: bytes) -> Envelope | None:
 
 
 class Located:
-    """The records of one session within a file."""
+    """The records of one session within a file. What precedes them up to `base` are its `parent`'s, or was pruned."""
 
-    __slots__ = ("dropped", "external_id", "hash", "offsets")
+    __slots__ = ("base", "external_id", "hash", "offsets", "parent")
 
-    def __init__(self, dropped: int = 0) -> None:
-        self.dropped = dropped
+    def __init__(self, base: int = 0, parent: str | None = None) -> None:
+        self.base = base
+        self.parent = parent
         self.offsets = array("q")
         self.hash = GENESIS
         self.external_id: str | None = None
 
     @property
     def seq(self) -> int:
-        """Sequence of the last record; `dropped` records precede the first that is here."""
-        return self.dropped + len(self.offsets)
+        """Sequence of the last record."""
+        return self.base + len(self.offsets)
 
 
 class Index:
@@ -145,12 +146,11 @@ class Index:
         if self._only is not None and envelope.session != self._only:
             return f"a record of session {envelope.session!r} stands here"
         located = self.sessions.get(envelope.session)
-        last = 0 if located is None else located.seq
-        begins = envelope.begins and located is None
-        if envelope.seq != last + 1 and not begins:
-            return f"sequence {envelope.seq} of session {envelope.session!r} follows {last}"
+        begun = located or _begun(line, envelope)
+        if envelope.seq != begun.seq + 1:
+            return f"sequence {envelope.seq} of session {envelope.session!r} follows {begun.seq}"
         if located is None:
-            located = self.sessions[envelope.session] = Located(envelope.seq - 1)
+            located = self.sessions[envelope.session] = begun
             located.external_id = _external_id(line)
         located.offsets.append(self.end)
         located.hash = envelope.hash
@@ -181,18 +181,18 @@ class Index:
         return not head.startswith(_FIRST[: len(head)]) and bool(head.strip(b"\0\n"))
 
     def page(self, fd: int, session: str, after: int, limit: int) -> list[StoredLine] | None:
-        """Return a session's records after a sequence; None if the file no longer holds what was indexed.
+        """Return a session's own records after a sequence; None if the file no longer holds what was indexed.
 
         Raises:
             OSError: the file cannot be read.
         """
         located = self.sessions.get(session)
-        start = 0 if located is None else max(0, after - located.dropped)
+        base = 0 if located is None else located.base
+        start = max(0, after - base)
         offsets: Iterable[int] = located.offsets[start : start + limit] if located else ()
-        first = 1 if located is None else located.dropped + start + 1
         lines: list[StoredLine] = []
         with _open_at(fd, 0) as file:
-            for seq, offset in enumerate(offsets, first):
+            for seq, offset in enumerate(offsets, base + start + 1):
                 if file.tell() != offset:
                     file.seek(offset)
                 line = file.readline()
@@ -208,6 +208,25 @@ def _open_at(fd: int, offset: int) -> BinaryIO:
     file = os.fdopen(os.dup(fd), "rb", buffering=1 << 16)
     file.seek(offset)
     return file
+
+
+def _begun(line: bytes, envelope: Envelope) -> Located:
+    """Return where a session's records stand that begin with this line."""
+    if envelope.begins:
+        return Located(envelope.seq - 1)
+    if envelope.seq > 1 and (parent := parent_in(line)) is not None:
+        return Located(envelope.seq - 1, parent)
+    return Located()
+
+
+def parent_in(line: bytes) -> str | None:
+    """Return the parent of the fork that begins with this line, None if none does."""
+    try:
+        event = json.loads(line)["event"]
+        parent = event["parent"] if event["kind"] == "session_forked" else None
+    except (ValueError, KeyError, TypeError, RecursionError):  # then it is out of sequence, and that is reported
+        return None
+    return parent if isinstance(parent, str) else None
 
 
 def _external_id(line: bytes) -> str | None:

@@ -6,10 +6,11 @@ May import core, errors and ports. Must never do I/O.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from ..core.events import SessionOpened
+from ..core.events import SessionForked, SessionOpened
 from ..core.record import TransitionRecord
 from ..errors import JournalUnavailable, UsageError
 from ..ports import Tail
+from .codec import decode
 
 
 class Claim(NamedTuple):
@@ -46,7 +47,14 @@ class Release(NamedTuple):
     owner: str
 
 
-Order: TypeAlias = Claim | Append | Rewrite | Release
+class Fork(NamedTuple):
+    """Begin a session after a record of another one."""
+
+    session: str
+    record: TransitionRecord
+
+
+Order: TypeAlias = Claim | Append | Rewrite | Release | Fork
 
 
 class Granted(NamedTuple):
@@ -85,6 +93,33 @@ def check_next(session: str, seq: int, digest: str, record: TransitionRecord) ->
         raise UsageError(
             f"record {record.seq} does not continue record {seq} of session {session!r}, nothing was written: "
             "claim the session again, read its tail, and seal the next record with its sequence + 1 and its hash"
+        )
+
+
+def parent_of(record: TransitionRecord) -> str | None:
+    """Return the session that a fork's own first record continues, None for any other record."""
+    event = record.event
+    return event.parent if isinstance(event, SessionForked) and event.session == record.session else None
+
+
+def check_fork(record: TransitionRecord, before: str | None, *, taken: bool) -> None:
+    """Make sure that a session can begin with this record.
+
+    Args:
+        record: its own first record.
+        before: the stored line of the record that it continues, if there is one.
+        taken: whether the session has records already.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    session = record.session
+    if taken:
+        raise UsageError(f"session {session!r} exists: fork into another id")
+    if before is None or decode(before, session, record.seq - 1).hash != record.prev:
+        raise UsageError(
+            f"session {session!r} cannot begin after record {record.seq - 1} of {parent_of(record)!r}: there is no "
+            "such record in this journal; read the record that is to be continued, and seal the fork with its hash"
         )
 
 

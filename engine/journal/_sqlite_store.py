@@ -13,16 +13,14 @@ import sqlite3
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ..errors import JournalCorrupt, JournalError, JournalTooNew, NotAJournal, SessionBusy, StaleWriter, UsageError
 from ..ports import Tail
-from . import _sqlite_rewriting as rewriting
-from ._orders import Append, Claim, Granted, Release, Rewrite, check_next, external_id_of, unavailable
+from . import _sqlite_histories as histories, _sqlite_rewriting as rewriting
+from ._orders import Append, Claim, Fork, Granted, Release, Rewrite, check_next, external_id_of, unavailable
 from ._owner import Token, living_owner
 from ._thread import Job
-from .codec import GENESIS, decode
 
 APPLICATION_ID = 0x41454A31
 """Marks a database file as a journal."""
@@ -50,13 +48,6 @@ _ADVICE = {
 }
 
 
-class _Held(NamedTuple):
-    """The stored tail of a session whose right was given here."""
-
-    seq: int
-    hash: str
-
-
 class SqliteStore:
     """Carries out orders on one database, a transaction for each group."""
 
@@ -65,7 +56,8 @@ class SqliteStore:
         self.commits = 0
         self._connection: sqlite3.Connection | None = None
         self._token = Token()
-        self._held: dict[str, _Held] = {}
+        # The stored tails of the sessions whose right was given here.
+        self._held: dict[str, Tail] = {}
 
     def perform(self, jobs: Sequence[Job]) -> None:
         """Carry the orders out in one transaction; an order that is refused leaves the others as they are.
@@ -104,8 +96,11 @@ class SqliteStore:
                 self._append(connection, job.order)
             case Claim():
                 job.granted = self._claim(connection, job.order)
+            case Fork():
+                histories.fork(connection, job.order)
             case Rewrite():
                 self._check_right(connection, job.order)
+                histories.check_rewrite(connection, job.order)
                 rewriting.rewrite(connection, job.order)
             case Release(session, epoch, owner):
                 connection.execute(
@@ -122,7 +117,7 @@ class SqliteStore:
     def _append(self, connection: sqlite3.Connection, order: Append) -> None:
         session, records = order.session, order.records
         self._check_right(connection, order)
-        held = self._held.get(session) or _stored_tail(connection, session)
+        held = self._held.get(session) or histories.tail_of(connection, session)
         check_next(session, held.seq, held.hash, records[0])
         connection.executemany(
             "INSERT INTO records (session, seq, line) VALUES (?, ?, ?)",
@@ -130,7 +125,7 @@ class SqliteStore:
         )
         if held.seq == 0 and (name := external_id_of(records[0])) is not None:
             connection.execute("UPDATE sessions SET external_id = ? WHERE id = ?", (json.dumps(name), session))
-        self._held[session] = _Held(records[-1].seq, records[-1].hash)
+        self._held[session] = Tail(records[-1].seq, records[-1].hash)
 
     def _claim(self, connection: sqlite3.Connection, order: Claim) -> Granted:
         session = order.session
@@ -141,14 +136,14 @@ class SqliteStore:
             holder = living_owner(owner) if not mine or session in self._held else None
             if holder is not None:
                 raise SessionBusy(session, holder)
-        tail = _stored_tail(connection, session)
+        tail = histories.tail_of(connection, session)
         connection.execute(
             "INSERT INTO sessions (id, epoch, owner) VALUES (?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch, owner = excluded.owner",
             (session, epoch + 1, self._token.text),
         )
         self._held[session] = tail
-        return Granted(epoch + 1, self._token.text, Tail(tail.seq, tail.hash))
+        return Granted(epoch + 1, self._token.text, tail)
 
     def close(self) -> None:
         """Release everything that was claimed here, and close the connection.
@@ -171,31 +166,6 @@ class SqliteStore:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()  # rolls back what is open
-
-
-def _stored_tail(connection: sqlite3.Connection, session: str) -> _Held:
-    row = connection.execute(
-        "SELECT seq, line FROM records WHERE session = ? ORDER BY seq DESC LIMIT 1", (session,)
-    ).fetchone()
-    if row is None:
-        return _Held(0, GENESIS)
-    seq, line = check_row(session, row)
-    record = decode(line, session, seq)
-    if (record.session, record.seq) != (session, seq):
-        raise JournalCorrupt(session, seq, f"record {record.seq} of session {record.session!r} stands here")
-    return _Held(seq, record.hash)
-
-
-def check_row(session: str, row: tuple[Any, ...]) -> tuple[int, str]:
-    """Return sequence and text of a stored row.
-
-    Raises:
-        JournalCorrupt: they have other types than were stored.
-    """
-    seq, line = row
-    if not isinstance(seq, int) or not isinstance(line, str):
-        raise JournalCorrupt(session, seq if isinstance(seq, int) else 0, "the row does not hold a number and a text")
-    return seq, line
 
 
 def open_database(path: str) -> sqlite3.Connection:

@@ -24,6 +24,7 @@ from ..core.events import (
     KnownEvent,
     RecordsRewritten,
     RewrittenRecord,
+    SessionForked,
     UnknownEvent,
 )
 from ..core.record import TransitionRecord
@@ -75,7 +76,7 @@ def decode(line: str, where: str = "record", offset: int = 0) -> TransitionRecor
     """Return the record that a canonical line holds, its own hash checked.
 
     Events of kinds that this release does not know come back as `UnknownEvent`. A record that was rewritten is checked
-    by the digest of what it is; that this was declared is for `Chain.settle` to find.
+    by the digest of what it is; that this was declared is for `Chain.finish` to find.
 
     Raises:
         JournalCorrupt: the line is not such a record; `offset` is reported with it.
@@ -261,19 +262,35 @@ def record_schema() -> dict[str, Any]:
 
 
 class Chain:
-    """Checks that decoded records follow one another: sequence without a gap, hash on hash, one session."""
+    """Checks that decoded records follow one another: sequence without a gap, hash on hash, one session.
 
-    def __init__(self, session: str, seq: int = 0, digest: str = GENESIS) -> None:
-        self.session = session
+    The history of a fork begins with records of its parent; `holder` is whose record the last one was.
+
+    Args:
+        session: whose history it is; None where it is whoever's it ends with.
+        seq: sequence of the record before the first that is to come.
+        digest: its hash.
+    """
+
+    def __init__(self, session: str | None, seq: int = 0, digest: str = GENESIS) -> None:
+        self.holder = session or ""
         self.seq = seq
         self.digest: str = digest
+        self._name = session
         self._owed: dict[int, RewrittenRecord] = {}
+
+    @property
+    def session(self) -> str:
+        """Whose history it is, as far as that is known."""
+        return self._name or self.holder
 
     @classmethod
     def at(cls, line: str, session: str, offset: int = 0) -> Self:
         """Return a chain whose next record is the one in `line`: for reading from the middle of a history."""
         record = decode(line, session, offset)
-        return cls(session, record.seq - 1, record.prev)
+        chain = cls(session, record.seq - 1, record.prev)
+        chain.holder = record.event.parent if isinstance(record.event, SessionForked) else record.session
+        return chain
 
     def decode(self, line: str, offset: int = 0) -> TransitionRecord:
         """Return the next record.
@@ -293,8 +310,8 @@ class Chain:
             JournalCorrupt: it does not follow from the one before.
         """
         place = record.seq if offset is None else offset
-        if record.session != self.session:
-            raise JournalCorrupt(self.session, place, f"a record of session {record.session!r} stands here")
+        if record.session != self.holder:
+            self._pass_on(record, place)
         if self.seq == 0 and record.begins:
             self.seq, self.digest = record.seq - 1, record.prev
         if record.seq != self.seq + 1:
@@ -311,14 +328,24 @@ class Chain:
                 if self._owed.get(declared.seq) == declared:
                     del self._owed[declared.seq]
 
-    def settle(self) -> None:
-        """Make sure, at the end of a history, that every record that was rewritten was declared by a later one.
+    def finish(self) -> None:
+        """Make sure, at the end of a history, that nothing is missing there.
 
         Raises:
-            JournalCorrupt: one was not: somebody changed it who had no right to append.
+            JournalCorrupt: it ends with a record of another session, so it is only that of a parent; or a record was
+                rewritten that no later one declares: somebody changed it who had no right to append.
         """
+        if self.seq and self.holder != self.session:
+            raise JournalCorrupt(self.session, self.seq, f"a record of session {self.holder!r} stands here")
         for seq in self._owed:
             raise JournalCorrupt(self.session, seq, "the record was rewritten, and no later record says so")
+
+    def _pass_on(self, record: TransitionRecord, place: int) -> None:
+        event = record.event
+        forked = isinstance(event, SessionForked) and (event.parent, event.session) == (self.holder, record.session)
+        if self.seq and not forked:
+            raise JournalCorrupt(self.session, place, f"a record of session {record.session!r} stands here")
+        self.holder = record.session
 
 
 __all__ = [

@@ -10,18 +10,23 @@ import os
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 
 import anyio.to_thread
 
+from ..core.record import TransitionRecord
 from ..core.values import check_id
 from ..errors import JournalUnavailable
 from ..ports import SessionInfo, StoredLine, Writer
 from . import _jsonl_checkpoints as checkpoints
-from ._jsonl_store import JsonlStore, Layout, session_of, translate
-from ._lines import Index
-from ._orders import check_page
+from ._jsonl_forks import forks_in_files, forks_in_index
+from ._jsonl_layout import Layout
+from ._jsonl_store import JsonlStore, translate
+from ._lines import Index, Located
+from ._orders import Fork, check_page
 from ._thread import WritingThread, claim
+from .forking import Origin
 
 _KEPT_INDEXES = 1024
 """How many files of a folder a reader remembers the layout of (8 bytes a record)."""
@@ -70,6 +75,18 @@ class JsonlJournal:
         check_page(after, limit)
         return await anyio.to_thread.run_sync(self._reader.page, check_id(session), after, limit)
 
+    async def fork(self, record: TransitionRecord) -> None:
+        """Begin a session after a record of another one; see `ports.Forking.fork`."""
+        await self._thread.submit(Fork(check_id(record.session), record))
+
+    async def origin(self, session: str) -> Origin | None:
+        """Return where a session was forked from; see `ports.Forking.origin`."""
+        return await anyio.to_thread.run_sync(self._reader.origin, check_id(session))
+
+    async def forks(self, session: str) -> Mapping[str, int]:
+        """Return what the forks of a session share; see `ports.Forking.forks`."""
+        return await anyio.to_thread.run_sync(self._reader.forks, check_id(session))
+
     async def sessions(self) -> Sequence[SessionInfo]:
         """Return every session that has a record, sorted by id."""
         return await anyio.to_thread.run_sync(self._reader.sessions)
@@ -105,47 +122,57 @@ class LockFreeReader:
 
     def page(self, session: str, after: int, limit: int) -> Sequence[StoredLine]:
         """Return a page of records, as `JsonlJournal.read`."""
-        with self._lock:
-            try:
-                folder = self._open_folder()
-                if folder is None:
-                    return ()
-                try:
-                    return self._page(folder, session, after, limit)
-                finally:
-                    os.close(folder)
-            except OSError as error:
-                raise translate(self._layout.path, error) from error
+        with self._folder() as folder:
+            return () if folder is None else self._page(folder, session, after, limit)
+
+    def origin(self, session: str) -> Origin | None:
+        """Return where a session was forked from, as `JsonlJournal.origin`."""
+        with self._folder() as folder:
+            located = None if folder is None else self._located(folder, session)
+        return None if located is None or located.parent is None else Origin(located.parent, located.base)
+
+    def forks(self, session: str) -> Mapping[str, int]:
+        """Return what the forks of a session share, as `JsonlJournal.forks`."""
+        with self._folder() as folder:
+            if folder is None:
+                return {}
+            if not self._layout.single:
+                return forks_in_files(folder, self._layout.files(folder), session)
+            self._located(folder, session)
+            return forks_in_index(self._indexes[self._layout.name], session)
 
     def sessions(self) -> list[SessionInfo]:
         """Return every session that has a record, as `JsonlJournal.sessions`."""
         found: list[SessionInfo] = []
+        with self._folder() as folder:
+            for name in () if folder is None else self._files(folder):
+                assert folder is not None
+                index, fd = self._index(folder, name)
+                if fd is not None:
+                    os.close(fd)
+                for key, located in index.sessions.items():
+                    found.append(SessionInfo(key, located.seq, located.external_id))
+                if index.damage is not None and not index.sessions and not self._layout.single:
+                    # Its first record is damaged. A session must not vanish for that: reading it says why.
+                    found.append(SessionInfo(name, 0))
+        return sorted(found)
+
+    @contextmanager
+    def _folder(self) -> Generator[int | None]:
+        """Give a descriptor of the folder, None where there is none yet, to one thread at a time."""
         with self._lock:
             try:
                 folder = self._open_folder()
-                if folder is None:
-                    return found
                 try:
-                    for name in self._files(folder):
-                        index, fd = self._index(folder, name)
-                        if fd is not None:
-                            os.close(fd)
-                        for key, located in index.sessions.items():
-                            found.append(SessionInfo(key, located.seq, located.external_id))
-                        if index.damage is not None and not index.sessions and not self._layout.single:
-                            # Its first record is damaged. A session must not vanish for that: reading it says why.
-                            found.append(SessionInfo(name, 0))
+                    yield folder
                 finally:
-                    os.close(folder)
+                    if folder is not None:
+                        os.close(folder)
             except OSError as error:
                 raise translate(self._layout.path, error) from error
-        return sorted(found)
 
-    def _files(self, folder: int) -> list[str]:
-        if self._layout.single:
-            return [""]
-        with os.scandir(folder) as entries:
-            return [session for entry in entries if (session := session_of(entry.name)) is not None]
+    def _files(self, folder: int) -> Iterable[str]:
+        return [""] if self._layout.single else self._layout.files(folder)
 
     def _open_folder(self) -> int | None:
         try:
@@ -161,7 +188,29 @@ class LockFreeReader:
             self._indexes.popitem(last=False)
         return index, self._layout.index(folder, session, index, known=self._layout.claimed(folder))
 
+    def _located(self, folder: int, session: str) -> Located | None:
+        index, fd = self._index(folder, session)
+        if fd is not None:
+            os.close(fd)
+        return index.sessions.get(session)
+
     def _page(self, folder: int, session: str, after: int, limit: int) -> Sequence[StoredLine]:
+        holders = [(session, sys.maxsize)]
+        located = self._located(folder, session)
+        while located is not None and located.parent is not None and located.base > after:
+            holders.append((located.parent, located.base))
+            located = self._located(folder, located.parent)
+        place = after if located is None else max(after, located.base)
+        lines: list[StoredLine] = []
+        for name, upto in reversed(holders):
+            wanted = min(limit - len(lines), upto - place)
+            if wanted > 0:
+                own = self._own(folder, name, place, wanted)
+                lines += own
+                place += len(own)
+        return lines
+
+    def _own(self, folder: int, session: str, after: int, limit: int) -> Sequence[StoredLine]:
         index, fd = self._index(folder, session)
         if fd is None:
             return ()

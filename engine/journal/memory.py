@@ -12,18 +12,22 @@ from ..core.record import TransitionRecord
 from ..core.values import check_id
 from ..errors import SessionBusy, StaleWriter
 from ..ports import SessionInfo, StoredLine, Tail, Writer
-from ._orders import check_next, check_page, external_id_of
+from ._orders import check_fork, check_next, check_page, external_id_of, parent_of
 from .codec import GENESIS
+from .forking import Origin, check_unshared
 
 
 class _History:
-    """The records of one session, and who may add to them."""
+    """The records of one session, and who may add to them. What precedes them up to `base` are its parent's, or was
+    pruned.
+    """
 
-    __slots__ = ("digest", "dropped", "epoch", "external_id", "held", "lines")
+    __slots__ = ("base", "digest", "epoch", "external_id", "held", "lines", "parent")
 
     def __init__(self) -> None:
+        self.parent: tuple[str, _History] | None = None
+        self.base = 0
         self.lines: list[str] = []
-        self.dropped = 0
         self.digest = GENESIS
         self.epoch = 0
         self.held = False
@@ -31,14 +35,29 @@ class _History:
 
     @property
     def seq(self) -> int:
-        """Sequence of the last record; `dropped` records precede the first that is here."""
-        return self.dropped + len(self.lines)
+        """Sequence of the last record."""
+        return self.base + len(self.lines)
+
+    def page(self, after: int, limit: int) -> list[StoredLine]:
+        """Return up to `limit` lines that follow sequence `after`, those of the ancestors first."""
+        holders: list[tuple[_History, int]] = [(self, self.seq)]
+        while after < holders[-1][0].base and (parent := holders[-1][0].parent) is not None:
+            holders.append((parent[1], holders[-1][0].base))
+        place = max(after, holders[-1][0].base)
+        lines: list[StoredLine] = []
+        for history, upto in reversed(holders):
+            upto = min(upto, place + limit - len(lines))
+            own = history.lines[place - history.base : upto - history.base]
+            lines += [StoredLine(line, seq) for seq, line in enumerate(own, place + 1)]
+            place += len(own)
+        return lines
 
 
 class _MemoryWriter:
-    def __init__(self, session: str, history: _History) -> None:
+    def __init__(self, session: str, histories: Mapping[str, _History]) -> None:
         self._session = session
-        self._history = history
+        self._histories = histories
+        self._history = history = histories[session]
         self._epoch = history.epoch
         self._tail = Tail(history.seq, history.digest)
 
@@ -60,7 +79,7 @@ class _MemoryWriter:
             seq, digest = record.seq, record.hash
         if records and not history.lines:
             history.external_id = external_id_of(records[0])
-            history.dropped = records[0].seq - 1
+            history.base = records[0].seq - 1
         history.lines += [record.line for record in records]
         history.digest = digest
 
@@ -68,9 +87,11 @@ class _MemoryWriter:
         history = self._history
         if history.epoch != self._epoch or not history.held:
             raise StaleWriter(self._session, self._epoch)
-        kept = {**dict(enumerate(history.lines, history.dropped + 1)), **lines}
-        history.dropped = max(first - 1, history.dropped)
-        history.lines = [kept[seq] for seq in range(history.dropped + 1, max(kept) + 1)]
+        check_unshared(self._session, _forks(self._histories, self._session), first, lines)
+        kept = {**dict(enumerate(history.lines, history.base + 1)), **lines}
+        if first > history.base + 1:
+            history.base, history.parent = first - 1, None
+        history.lines = [kept[seq] for seq in range(history.base + 1, max(kept) + 1)]
 
     async def release(self) -> None:
         if self._history.epoch == self._epoch:
@@ -90,7 +111,7 @@ class MemoryJournal:
             raise SessionBusy(session, "this process, the same MemoryJournal")
         history.epoch += 1
         history.held = True
-        return _MemoryWriter(session, history)
+        return _MemoryWriter(session, self._histories)
 
     async def read(self, session: str, after: int = 0, limit: int = 512) -> Sequence[StoredLine]:
         """Return a page of records; see `ports.Journal.read`. The offset of a line is its sequence number."""
@@ -98,9 +119,29 @@ class MemoryJournal:
         history = self._histories.get(check_id(session))
         if history is None:
             return ()
-        start = max(0, after - history.dropped)
-        page = history.lines[start : start + limit]
-        return [StoredLine(line, seq) for seq, line in enumerate(page, history.dropped + start + 1)]
+        return history.page(after, limit)
+
+    async def fork(self, record: TransitionRecord) -> None:
+        """Begin a session after a record of another one; see `ports.Forking.fork`."""
+        name, parent, base = check_id(record.session), parent_of(record) or "", record.seq - 1
+        source = self._histories.get(parent)
+        held = source is not None and source.base < base <= source.seq
+        known = self._histories.get(name)
+        before = source.lines[base - source.base - 1] if source is not None and held else None
+        check_fork(record, before, taken=known is not None and bool(known.lines))
+        assert source is not None
+        history = self._histories.setdefault(name, _History())
+        history.parent, history.base = (parent, source), base
+        history.lines, history.digest = [record.line], record.hash
+
+    async def origin(self, session: str) -> Origin | None:
+        """Return where a session was forked from; see `ports.Forking.origin`."""
+        history = self._histories.get(check_id(session))
+        return None if history is None or history.parent is None else Origin(history.parent[0], history.base)
+
+    async def forks(self, session: str) -> Mapping[str, int]:
+        """Return what the forks of a session share; see `ports.Forking.forks`."""
+        return _forks(self._histories, check_id(session))
 
     async def sessions(self) -> Sequence[SessionInfo]:
         """Return every session that has a record, sorted by id."""
@@ -114,3 +155,12 @@ class MemoryJournal:
         """Release every session. The histories stay."""
         for history in self._histories.values():
             history.held = False
+
+
+def _forks(histories: Mapping[str, _History], session: str) -> dict[str, int]:
+    """Return the last record that each fork of a session shares with it."""
+    return {
+        name: history.base
+        for name, history in histories.items()
+        if history.parent is not None and history.parent[0] == session
+    }

@@ -10,20 +10,23 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import anyio.to_thread
 
+from ..core.record import TransitionRecord
 from ..core.values import check_id
 from ..errors import JournalCorrupt, UsageError
 from ..ports import SessionInfo, StoredLine, Writer
 from . import _sqlite_checkpoints as checkpoints
-from ._orders import check_page
-from ._sqlite_store import SqliteStore, check_row, open_reader, translate
+from ._orders import Fork, check_page
+from ._sqlite_histories import forks_of, origin_of, page_of
+from ._sqlite_store import SqliteStore, open_reader, translate
 from ._thread import WritingThread, claim
+from .forking import Origin
 
 _T = TypeVar("_T")
 
@@ -70,13 +73,33 @@ class SqliteJournal:
         check_id(session)
 
         def page(connection: sqlite3.Connection) -> list[StoredLine]:
-            rows = connection.execute(
-                "SELECT seq, line FROM records WHERE session = ? AND seq > ? ORDER BY seq LIMIT ?",
-                (session, after, limit),
-            )
-            return [StoredLine(line, seq) for seq, line in (check_row(session, row) for row in rows)]
+            return page_of(connection, session, after, limit)
 
         return await anyio.to_thread.run_sync(self._query, page, ())
+
+    async def fork(self, record: TransitionRecord) -> None:
+        """Begin a session after a record of another one; see `ports.Forking.fork`."""
+        await self._thread.submit(Fork(check_id(record.session), record))
+
+    async def origin(self, session: str) -> Origin | None:
+        """Return where a session was forked from; see `ports.Forking.origin`."""
+        check_id(session)
+
+        def ask(connection: sqlite3.Connection) -> list[Origin]:
+            origin = origin_of(connection, session)
+            return [] if origin is None else [origin]
+
+        found = await anyio.to_thread.run_sync(self._query, ask, ())
+        return found[0] if found else None
+
+    async def forks(self, session: str) -> Mapping[str, int]:
+        """Return what the forks of a session share; see `ports.Forking.forks`."""
+        check_id(session)
+
+        def ask(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+            return [*forks_of(connection, session).items()]
+
+        return dict(await anyio.to_thread.run_sync(self._query, ask, ()))
 
     async def sessions(self) -> Sequence[SessionInfo]:
         """Return every session that has a record, sorted by id."""

@@ -9,9 +9,13 @@ Each part is loaded when it is first asked for: an engine that runs needs few of
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .comparison import Comparison, Pair, compare
     from .copying import CopyReport, copy_journal
+    from .divergence import Change, Divergence, DivergenceReport
+    from .diverging import diverge
     from .exporting import export_chats
     from .folding import fold, prompts, state_at, states
+    from .forking import fork
     from .importing import ImportReport, import_chats, read_chats
     from .reading import read_history
     from .retention import Account, Rewritten, prune, redact
@@ -21,17 +25,25 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Account",
+    "Change",
+    "Comparison",
     "CopyReport",
+    "Divergence",
+    "DivergenceReport",
     "Finding",
     "ImportReport",
     "Match",
+    "Pair",
     "Query",
     "Rewritten",
     "Timeline",
     "Verification",
+    "compare",
     "copy_journal",
+    "diverge",
     "export_chats",
     "fold",
+    "fork",
     "import_chats",
     "prompts",
     "prune",
@@ -47,6 +59,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    found = _otherwise(name)
+    if found is not None:
+        return found
     if name in ("CopyReport", "copy_journal"):
         from . import copying
 
@@ -84,3 +99,24 @@ def __getattr__(name: str) -> Any:
 
         return getattr(verification, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _otherwise(name: str) -> Any:
+    """Return what is about histories that might have gone otherwise, None where the name is of none of that."""
+    if name in ("Comparison", "Pair", "compare"):
+        from . import comparison
+
+        return getattr(comparison, name)
+    if name in ("Change", "Divergence", "DivergenceReport"):
+        from . import divergence
+
+        return getattr(divergence, name)
+    if name == "diverge":
+        from . import diverging
+
+        return diverging.diverge
+    if name == "fork":
+        from . import forking
+
+        return forking.fork
+    return None

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import anyio
 
-from ..errors import ReplayError
+from ..errors import ReplayError, UsageError
 from ..journal.codec import GENESIS, Chain, decode
+from ..journal.forking import Forking, Origin
 from ..ports import Journal, SessionInfo, Tail, Writer
 
 _PAGE = 512
@@ -29,7 +30,8 @@ class CopyReport:
 async def copy_journal(source: Journal, target: Journal, progress: Callable[[int], None] | None = None) -> CopyReport:
     """Add to `target` every record of `source` that it lacks. Canonical lines are taken as they are, each one verified.
 
-    A session that the target holds in part is continued; one that is already longer there is left as it is.
+    A session that the target holds in part is continued; one that is already longer there is left as it is. A fork
+    follows its parent and shares its records in the target too.
 
     Args:
         source: where to read.
@@ -41,14 +43,17 @@ async def copy_journal(source: Journal, target: Journal, progress: Callable[[int
             those before it, sorted by id, are complete.
         JournalCorrupt, JournalTooNew: a record of the source does not hold; the pages before it were copied.
         SessionBusy: somebody writes to the session in the target.
+        UsageError: the source holds a fork, and the target cannot share histories.
         JournalUnavailable: a journal cannot be used; call again to go on.
     """
     sessions = records = present = 0
-    for info in await source.sessions():
+    for info, origin in await _parents_first(source):
+        begun = 0 if origin is None else await _plant(source, target, info.id, origin)
+        records += begun
         writer = await target.claim(info.id)
         try:
             chain = await _common(source, target, info, writer.tail)
-            present += chain.seq
+            present += chain.seq - begun - (0 if origin is None else origin.seq)
             if chain.seq == writer.tail.seq:
                 records += await _append(source, chain, writer, progress)
         finally:
@@ -56,6 +61,39 @@ async def copy_journal(source: Journal, target: Journal, progress: Callable[[int
                 await writer.release()
         sessions += 1
     return CopyReport(sessions, records, present)
+
+
+async def _parents_first(source: Journal) -> list[tuple[SessionInfo, Origin | None]]:
+    """Return every session and where it was forked from, sorted by id, but each after its parent."""
+    found = {info.id: info for info in await source.sessions()}
+    if not isinstance(source, Forking):
+        return [(info, None) for info in found.values()]
+    origins = {name: await source.origin(name) for name in found}
+    ordered: dict[str, Origin | None] = {}
+    for name in found:
+        line: list[str] = []
+        while name in found and name not in ordered:
+            line.append(name)
+            origin = origins[name]
+            if origin is None:
+                break
+            name = origin.session
+        ordered |= {heir: origins[heir] for heir in reversed(line)}
+    return [(found[name], origin) for name, origin in ordered.items()]
+
+
+async def _plant(source: Journal, target: Journal, session: str, origin: Origin) -> int:
+    """Begin a fork in the target where it is not there yet; return how many records were written for that."""
+    if await target.read(session, 0, 1):
+        return 0
+    if not isinstance(target, Forking):
+        raise UsageError(
+            f"session {session!r} shares records of {origin.session!r}, and {type(target).__name__} cannot share any: "
+            "copy into a memory, JSONL or SQLite journal"
+        )
+    [line] = await source.read(session, origin.seq, 1)
+    await target.fork(decode(line.text, session, line.offset))
+    return 1
 
 
 async def _common(source: Journal, target: Journal, info: SessionInfo, tail: Tail) -> Chain:

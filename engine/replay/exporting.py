@@ -61,4 +61,5 @@ async def _load(journal: Journal, name: str) -> Session:
             reproduce(cursor, chain.decode(line.text, line.offset))
     if cursor.seq == 0:
         raise UnknownSession(name)
+    chain.finish()
     return cursor.frozen()

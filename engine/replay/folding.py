@@ -95,7 +95,7 @@ def _cursors(records: Iterable[TransitionRecord]) -> Iterator[Cursor]:
     chain: Chain | None = None
     for record in records:
         if cursor is None or chain is None:
-            cursor, chain = Cursor(Session(record.session)), Chain(record.session)
+            cursor, chain = Cursor(Session(record.session)), Chain(None)
         try:
             chain.check(record)
         except JournalCorrupt as error:
@@ -104,6 +104,6 @@ def _cursors(records: Iterable[TransitionRecord]) -> Iterator[Cursor]:
         yield cursor
     if chain is not None:
         try:
-            chain.settle()
+            chain.finish()
         except JournalCorrupt as error:
             raise ReplayError(f"{chain.session}:{error.offset}: {error.reason}") from error

@@ -35,3 +35,5 @@ async def read_history(journal: Journal, session_id: str, after: int = 0) -> Asy
             seq = record.seq
             if seq > after:
                 yield record
+    if chain is not None:
+        chain.finish()

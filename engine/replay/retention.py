@@ -12,7 +12,7 @@ May import core, journal and ports. Must never change what it has not declared f
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,9 +29,18 @@ from ..core.redaction import Redactor
 from ..core.session import NO_MESSAGES, Session
 from ..core.step import reproduce, take
 from ..core.values import State, check_id
-from ..errors import IllegalTransition, InvalidEvent, JournalCorrupt, ReplayError, UnknownSession, UsageError
+from ..errors import (
+    HistoryShared,
+    IllegalTransition,
+    InvalidEvent,
+    JournalCorrupt,
+    ReplayError,
+    UnknownSession,
+    UsageError,
+)
 from ..journal.canonical import canonical
 from ..journal.codec import GENESIS, Chain, rewrite, seal
+from ..journal.forking import Forking, check_unshared
 from ..journal.keeping import Rewriting
 from ..journal.snapshots import message_lines, session_text
 from ..ports import Clock, Journal, Writer
@@ -77,6 +86,9 @@ async def redact(journal: Journal, session: str, value: str, account: Account) -
     too. The hash of a record that was redacted is still that of what it was: who knows all the rest of it can try out
     values that are easy to guess.
 
+    Where a fork shares a record that holds the value, neither of the two is changed: prune the fork up to a point of
+    its own, where it stands by itself.
+
     Args:
         journal: where the session is kept; nobody may have it open.
         session: its id.
@@ -84,6 +96,7 @@ async def redact(journal: Journal, session: str, value: str, account: Account) -
         account: what to record.
 
     Raises:
+        HistoryShared: a fork and its parent share a record that would change. Nothing was changed.
         SecretRefused: the value is too short to be told from other text.
         UsageError: the journal cannot rewrite, or without the value the history would not be the same one. Nothing was
             changed.
@@ -96,8 +109,11 @@ async def redact(journal: Journal, session: str, value: str, account: Account) -
         for record in records:
             event, effects = _taken(cursor, record, redactor)
             if event != record.event or effects != record.effects:
+                if record.session != session:
+                    raise HistoryShared(record.session, (session,))
                 text = canonical(event.data if isinstance(event, UnknownEvent) else event)
                 changed[record.seq] = _without(record, text, canonical(effects))
+        await _check_unshared(journal, session, 1, changed)
         now = [changed.get(record.seq, record) for record in records]
         left = tuple(record.seq for record in now if redactor.text(record.line) != record.line)
         declared = await _declare(writer, _Change("redacted", cursor, records[-1].hash, account), changed)
@@ -108,7 +124,8 @@ async def redact(journal: Journal, session: str, value: str, account: Account) -
 async def prune(journal: Journal, session: str, through: int, account: Account, *, forget: bool = False) -> Rewritten:
     """Drop the oldest records of a session, up to the last point before or at a sequence where no turn was open.
 
-    The record at that point is replaced by the session that the dropped ones led to, with its whole conversation.
+    The record at that point is replaced by the session that the dropped ones led to, with its whole conversation. A
+    fork is pruned at points of its own only; from then on it stands by itself and shares nothing with its parent.
 
     Args:
         journal: where the session is kept; nobody may have it open.
@@ -118,6 +135,7 @@ async def prune(journal: Journal, session: str, through: int, account: Account, 
         forget: keep nothing of the conversation up to there: the model goes on without it.
 
     Raises:
+        HistoryShared: forks share records that would go. Nothing was changed.
         UsageError: the journal cannot rewrite, or the rest would not be the same history. Nothing was changed.
         UnknownSession, SessionBusy, JournalError, ReplayError: as `Engine.open`.
     """
@@ -126,7 +144,8 @@ async def prune(journal: Journal, session: str, through: int, account: Account, 
         found: tuple[TransitionRecord, Session] | None = None
         for record in records:
             reproduce(cursor, record)
-            if cursor.seq <= through and cursor.turn is None and cursor.state is State.IDLE and not record.begins:
+            at_rest = cursor.turn is None and cursor.state is State.IDLE and record.session == session
+            if cursor.seq <= through and at_rest and not record.begins:
                 found = record, cursor.frozen()
         if found is None:
             return Rewritten(session)
@@ -134,6 +153,7 @@ async def prune(journal: Journal, session: str, through: int, account: Account, 
         rest = [record for record in records if record.seq > beginning.seq]
         _check_rest(session, beginning, rest)
         changed = {beginning.seq: beginning}
+        await _check_unshared(journal, session, beginning.seq, changed)
         declared = await _declare(writer, _Change("pruned", cursor, records[-1].hash, account), changed)
         await _rewriter(writer, journal).rewrite(beginning.seq, {beginning.seq: beginning.line})
     return Rewritten(session, (beginning.seq,), len(records) - len(rest) - 1, declared)
@@ -163,7 +183,7 @@ async def _held(journal: Journal, session: str) -> AsyncGenerator[tuple[Writer, 
         records: list[TransitionRecord] = []
         while page := await journal.read(session, chain.seq, _PAGE):
             records += [chain.decode(line.text, line.offset) for line in page]
-        chain.settle()
+        chain.finish()
         yield writer, records
     finally:
         with anyio.CancelScope(shield=True):
@@ -174,6 +194,12 @@ def _rewriter(writer: Writer, journal: Journal) -> Rewriting:
     if not isinstance(writer, Rewriting):
         raise UsageError(f"{type(journal).__name__} cannot rewrite records; copy its histories into one that can")
     return writer
+
+
+async def _check_unshared(journal: Journal, session: str, first: int, changed: Iterable[int]) -> None:
+    """Make sure that no fork shares what is about to be declared; the journal looks again when it is carried out."""
+    if isinstance(journal, Forking):
+        check_unshared(session, await journal.forks(session), first, changed)
 
 
 def _without(record: TransitionRecord, event: str, effects: str) -> TransitionRecord:

@@ -41,7 +41,7 @@ class Timeline:
         self._records = records
         # A pruned history begins later than at 1.
         self._before = records[0].seq - 1
-        self._chain = Chain(self.session.id)
+        self._chain = Chain(None)
         # By their sequence, STRIDE apart; there are as many as were needed so far.
         self._snapshots = [self.session]
 

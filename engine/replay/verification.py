@@ -76,18 +76,18 @@ class _Check:
     state: State = State.IDLE
 
     @classmethod
-    def of(cls, name: str) -> _Check:
-        return cls(Cursor(Session(name)), Chain(name), [], [])
+    def of(cls, name: str, *, whole: bool = False) -> _Check:
+        return cls(Cursor(Session(name)), Chain(name if whole else None), [], [])
 
     def result(self, *diverged: Finding) -> Verification:
         return Verification(
-            self.cursor.id, self.seq, self.digest, self.state, tuple(self.unknown), diverged, tuple(self.rewritten)
+            self.chain.session, self.seq, self.digest, self.state, tuple(self.unknown), diverged, tuple(self.rewritten)
         )
 
-    def settled(self) -> Verification:
+    def finished(self) -> Verification:
         """Return the result of a check that came to the end of the history."""
         try:
-            self.chain.settle()
+            self.chain.finish()
         except JournalCorrupt as error:
             return self.result(Finding(error.offset, error.reason))
         return self.result()
@@ -133,7 +133,7 @@ def verify(records: Iterable[TransitionRecord]) -> Verification:
             return check.failed(error, None)
     if check is None:
         raise ReplayError("an empty history cannot be verified: give the records of one session, from sequence 1")
-    return check.settled()
+    return check.finished()
 
 
 async def verify_journal(
@@ -166,7 +166,7 @@ async def verify_journal(
 
 
 async def _verify_stored(journal: Journal, name: str, progress: Callable[[int], None] | None) -> Verification:
-    check = _Check.of(name)
+    check = _Check.of(name, whole=True)
     offset: int | None = None
     try:
         # Up to an empty page: only there does a journal say that what follows is damaged.
@@ -182,7 +182,7 @@ async def _verify_stored(journal: Journal, name: str, progress: Callable[[int], 
         return check.failed(error, error.offset if isinstance(error, JournalCorrupt) else offset)
     if check.seq == 0:
         raise UnknownSession(name)
-    return check.settled()
+    return check.finished()
 
 
 def _check_content(record: TransitionRecord) -> None:

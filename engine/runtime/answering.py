@@ -7,7 +7,7 @@ from typing import Required, TypedDict
 
 from ..core.arguments import json_text
 from ..core.events import UserAnswered
-from ..core.grants import GrantTerms, Here
+from ..core.grants import GrantTerms, Here, asked_where
 from ..core.session import CallState, Session
 from ..core.values import JsonObject, PlannedCall, Request, ToolCall
 from ..errors import InvalidEvent
@@ -98,7 +98,7 @@ def _edited(parts: Parts, session: Session, request: Request, event: UserAnswere
     changed = _as_answered(call, event).call
     case = case_of(parts, session)
     # Neither a grant nor the guard against loops has a say about what a person wrote.
-    _, plans = parts.toolbox.admit([changed], parts.policy, case and case._replace(grants=(), loops=None))
+    _, plans = parts.toolbox.admit([changed], parts.policy, case and _of_a_person(case, call))
     (plan,) = with_due_times(parts, plans)
     refusal = plan.refusal if plan.decision == "refuse" else in_the_way(plan, session.open_calls)
     if refusal is not None:
@@ -126,6 +126,11 @@ def _as_answered(call: CallState, event: UserAnswered) -> CallState:
         asked = ToolCall(id=call.call.id, name=call.call.name, arguments=event.arguments)
         call = call._replace(call=asked, plan=event.plan or call.plan)
     return call._replace(approved=True)
+
+
+def _of_a_person(case: Case, call: CallState) -> Case:
+    """Return the case of arguments that a person wrote for a call."""
+    return case._replace(here=asked_where(call.key, case.here), grants=(), loops=None)
 
 
 def _call_of(session: Session, request: Request) -> CallState:

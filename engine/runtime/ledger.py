@@ -49,6 +49,7 @@ class Ledger:
         self.recent: deque[str] = deque(maxlen=parts.limits.history_ring)
         self.turns = TurnLog(parts.limits.turns_ring)
         self.cut_bytes = writer.tail.cut_bytes
+        self._name = session
         self._parts = parts
         self._writer = writer
         self._broadcast = broadcast
@@ -81,8 +82,8 @@ class Ledger:
             ReplayError: a record does not reproduce.
         """
         self._cursor = None
-        chain = Chain(self.session.id, self.session.seq, self._digest)
-        while page := await self._parts.journal.read(self.session.id, self.session.seq, _PAGE):
+        chain = Chain(self._name, self.session.seq, self._digest)
+        while page := await self._parts.journal.read(self._name, self.session.seq, _PAGE):
             cursor = Cursor(self.session)
             for line in page:
                 record = chain.decode(line.text, line.offset)
@@ -93,7 +94,7 @@ class Ledger:
             self.session = cursor.frozen()
             # A long history must not keep the other sessions of this loop waiting.
             await anyio.lowlevel.checkpoint()
-        chain.settle()
+        chain.finish()
 
     async def commit(self, events: Sequence[KnownEvent]) -> list[KnownEffect]:
         """Step events, append their records together, then swap and publish.

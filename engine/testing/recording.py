@@ -48,7 +48,7 @@ class Recording:
         after, effects = step(before, event)
         self.records.append(
             seal(
-                session=before.id,
+                session=after.id,
                 seq=after.seq,
                 at=(_START + timedelta(milliseconds=after.seq)).isoformat(timespec="microseconds"),
                 mono_ns=after.seq * 1_000_000,

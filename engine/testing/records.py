@@ -70,6 +70,7 @@ async def read_all(journal: Journal, session: str, page: int = 512) -> Sequence[
     records: list[TransitionRecord] = []
     while lines := await journal.read(session, len(records), page):
         records += [links.decode(line.text, line.offset) for line in lines]
+    links.finish()
     return records
 
 

@@ -150,6 +150,7 @@ def _rewritings() -> st.SearchStrategy[ev.RecordsRewritten]:
 
 _ANY: Mapping[str, Callable[[], st.SearchStrategy[ev.KnownEvent]]] = {
     "session_opened": _openings,
+    "session_forked": lambda: st.builds(ev.SessionForked, session=ids(), parent=ids()),
     "prompt_received": prompts,
     "context_prepared": lambda: st.builds(ev.ContextPrepared, messages=st.lists(messages(), max_size=2).map(tuple)),
     "model_replied": replies,
@@ -213,6 +214,9 @@ def fitting(session: Session, kind: str) -> st.SearchStrategy[ev.KnownEvent]:
             return _one_of_these(
                 [grant.id for grant in session.grants], lambda chosen: st.just(ev.GrantRevoked(grant_id=chosen))
             )
+        case "session_forked":
+            # What follows would belong to another session.
+            return st.nothing()
         case "budget_lent":
             return _loans(session)
         case "budget_settled":

@@ -11,7 +11,7 @@ from string import Formatter
 from typing import NamedTuple
 
 from ..core.arguments import arguments_complaint, json_text
-from ..core.grants import Approved, Grant, Here, admitting, binding, consumed, tool_version
+from ..core.grants import Approved, Grant, Here, admitting, asked_where, binding, consumed, tool_version
 from ..core.limits import Limits
 from ..core.loops import Finding, LoopLimits, judge
 from ..core.session import CallState
@@ -136,10 +136,10 @@ class Toolbox:
     def objection(self, call: CallState, policy: Policy, case: Case) -> str | None:
         """Return why a call that was let through when it was recorded may not run now; None where it may."""
         verdict, reason = policy.decide(call.call, self[call.call.name].options)
-        plan = call.plan
+        plan, here = call.plan, asked_where(call.key, case.here)
         if verdict == "deny":
             return f"denied: {reason or 'by policy'}"
-        if plan.decision == "ask" and plan.binding != self.binding(call.call, policy, case.here):
+        if plan.decision == "ask" and plan.binding != self.binding(call.call, policy, here):
             return "denied: what was approved is not what would run now; ask for the call again"
         if plan.grant is not None and all(grant.id != plan.grant for grant in case.grants):
             return "denied: the leave that was given for it has been taken back"

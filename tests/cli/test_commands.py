@@ -205,7 +205,7 @@ def test_every_command_has_help(command: Run) -> None:
     """`--help` of the whole and of each command ends with status 0."""
     assert command("--help").status == 0
     assert command("--version").out.startswith("agent-engine ")
-    names = ("demo", "run", "chat", "replay", "graph", "import", "export", "stats", "doctor")
+    names = ("demo", "run", "chat", "replay", "diff", "fork", "graph", "import", "export", "stats", "doctor")
     for name in names:
         assert name in build_parser().format_help()
         assert command(name, "--help").status == 0
@@ -248,6 +248,9 @@ def test_wrong_usage_is_status_2_with_a_clear_line(command: Run, arguments: tupl
         ("replay", "--journal", "{journal}", "a", "--at", "0"),
         ("replay", "--journal", "{journal}", "a", "--at", "99"),
         ("replay", "--journal", "{journal}", "--at", "1"),
+        ("fork", "--journal", "{journal}", "nobody", "--at", "1"),
+        ("fork", "--journal", "{journal}", "a", "--at", "1", "--name", "b"),
+        ("fork", "--journal", "{journal}", "a", "--at", "1", "--name", "../b"),
         ("stats", "--journal", "{journal}", "nobody"),
         ("export", "--journal", "{journal}", "nobody", "--output", "o.jsonl"),
         ("export", "--journal", "{journal}", "--output", "{journal}"),

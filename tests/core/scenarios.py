@@ -22,6 +22,7 @@ from engine.core.events import (
     RecoveryNeedsUser,
     RecoveryPlanned,
     Resumed,
+    SessionForked,
     SessionOpened,
     ShutdownRequested,
     ToolFinished,
@@ -355,6 +356,7 @@ def _plain(event: KnownEvent) -> Any:
 
 VARIANTS: dict[str, Any] = {
     "session_opened": _openings,
+    "session_forked": _plain(SessionForked(session="fork", parent="s")),
     "prompt_received": _prompts,
     "context_prepared": _contexts,
     "model_replied": _replies,

@@ -34,6 +34,7 @@ from engine.core.events import (
     RecoveryNeedsUser,
     RecoveryPlanned,
     Resumed,
+    SessionForked,
     SessionOpened,
     ShutdownRequested,
     ToolFinished,
@@ -86,6 +87,7 @@ def planted(secret: str) -> list[KnownEvent]:
     message = Message(role="user", text=text, tool_calls=(call,), patch=patch)
     return [
         SessionOpened(user=secret, workspace=text, metadata=data),
+        SessionForked(session="f", parent="s"),
         PromptReceived(messages=(message,), direct_calls=(call,), plans=(plan,), metadata=data),
         ContextPrepared(messages=(message,)),
         ModelReplied(reply=ModelReply(text=text, tool_calls=(call,), model=secret, patch=patch), plans=(plan,)),

@@ -20,7 +20,7 @@ from engine.testing.checks import check_session
 
 from .scenarios import SESSIONS, VARIANTS, attempts, session
 
-ALWAYS = {"session_opened", "records_rewritten"}
+ALWAYS = {"session_opened", "session_forked", "records_rewritten"}
 NEARLY = {"grant_revoked", "late_result", "budget_settled", "shutdown_requested"} | ALWAYS
 WORKING = {"budget_lent", "turn_cancelled", "resumed"} | NEARLY
 LEGAL = {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import anyio
 
-from engine.core.events import GrantRevoked, KnownEvent, LateResult, TurnCancelled
+from engine.core.events import GrantRevoked, KnownEvent, LateResult, Resumed, SessionForked, TurnCancelled
 from engine.core.record import TransitionRecord
 from engine.journal import MemoryJournal
 from engine.journal.canonical import canonical
@@ -83,6 +83,8 @@ def histories() -> dict[str, list[TransitionRecord]]:
     ]
     found["asides"] = Recording().play([*SESSIONS["idle with a grant"], *asides, prompt(), TurnCancelled()]).records
     found["two turns"] = Recording().play([*ASKED, says(), *told()[1:]]).records
+    forked: list[KnownEvent] = [SessionForked(session="f", parent="s"), Resumed()]
+    found["forked"] = Recording().play([*told()[:4], *forked, *told()[4:]]).records
     for how in ("redacted", "pruned", "redacted and pruned"):
         found[how] = anyio.run(rewritten, how)
     return found

@@ -346,9 +346,15 @@ class TestChain:
             links.decode(rehashed(self.records[1].line, prev=GENESIS))
 
     def test_record_of_another_session_is_damage(self) -> None:
-        """A record of another session does not belong here."""
+        """A record of another session does not belong here; before all others it may be a parent's, until the end."""
+        links = Chain("s")
+        links.decode(self.records[0].line)
+        with pytest.raises(JournalCorrupt, match="a record of session 't'"):
+            links.decode(rehashed(self.records[1].line, session="t"))
+        links = Chain("t")
+        links.decode(self.records[0].line)
         with pytest.raises(JournalCorrupt, match="a record of session 's'"):
-            Chain("t").decode(self.records[0].line)
+            links.finish()
 
     def test_refused_record_does_not_move_the_chain(self) -> None:
         """After a refusal the chain stands where it was."""

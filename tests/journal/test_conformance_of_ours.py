@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.testing import forking
 from engine.testing.conformance import CHECKS, Check
 
 from .stores import KINDS, factory_of
@@ -22,3 +23,11 @@ async def test_journal_conforms(check: Check, kind: str, tmp_path: Path) -> None
     claimed = [(await journal.claim(info.id)).tail.seq == info.records for info in await journal.sessions()]
     await journal.aclose()
     assert all(claimed)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("check", forking.CHECKS, ids=lambda check: check.__name__)
+async def test_journal_shares_histories(check: Check, kind: str, tmp_path: Path) -> None:
+    """Every journal of ours has every property of the suite about forks."""
+    await check(factory_of(kind, tmp_path))

@@ -25,7 +25,8 @@ from engine.errors import (
 )
 from engine.journal import JsonlJournal, MemoryJournal, SqliteJournal, open_journal
 from engine.journal._claims import Claims, Standing
-from engine.journal._jsonl_store import file_name, session_of, translate
+from engine.journal._jsonl_layout import file_name, session_of
+from engine.journal._jsonl_store import translate
 from engine.journal._owner import Owner, Token, living_owner
 from engine.ports import Journal
 from engine.testing.conformance import HOSTILE_IDS

@@ -11,7 +11,8 @@ import pytest
 
 from engine.errors import JournalCorrupt, JournalError, JournalTooNew, NotAJournal
 from engine.journal import JsonlJournal
-from engine.journal._jsonl_store import JsonlStore, file_name
+from engine.journal._jsonl_layout import file_name
+from engine.journal._jsonl_store import JsonlStore
 from engine.journal._orders import Append, Claim, Granted, Order
 from engine.journal._thread import Job
 from engine.journal.codec import Chain

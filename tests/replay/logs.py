@@ -53,10 +53,10 @@ async def history_of(chat: object) -> Sequence[TransitionRecord]:
 
 
 async def run_again(
-    records: Sequence[TransitionRecord], journal: Journal, observers: Sequence[Observer] = ()
+    records: Sequence[TransitionRecord], journal: Journal, observers: Sequence[Observer] = (), name: str | None = None
 ) -> list[dict[str, Any]]:
     """Run a history again through a live engine, from wherever the journal stands; return the messages at the end."""
-    session_id = records[0].session
+    session_id = name or records[0].session
     asked = sum(record.trigger == "prompt_received" for record in await read_all(journal, session_id))
     engine = Engine(
         model=RecordedModel(records),

@@ -15,14 +15,34 @@ from engine import Engine, ModelReply, Prompt, State
 from engine.core.events import SessionOpened, UserAnswered
 from engine.core.grants import GrantTerms
 from engine.core.session import Session
-from engine.errors import JournalCorrupt, JournalUnavailable, ReplayError, SessionBusy, StaleWriter, UsageError
+from engine.errors import (
+    HistoryShared,
+    JournalCorrupt,
+    JournalUnavailable,
+    ReplayError,
+    SessionBusy,
+    StaleWriter,
+    UsageError,
+)
 from engine.journal import MemoryJournal
 from engine.journal.canonical import canonical
 from engine.journal.codec import Chain, decode, rewrite
+from engine.journal.forking import Forking
 from engine.journal.keeping import Checkpointing, Rewriting
 from engine.models import FunctionModel
 from engine.ports import Journal, Writer
-from engine.replay import Account, Timeline, copy_journal, fold, prune, redact, verify, verify_journal
+from engine.replay import (
+    Account,
+    Timeline,
+    copy_journal,
+    fold,
+    fork,
+    prune,
+    read_history,
+    redact,
+    verify,
+    verify_journal,
+)
 from engine.runtime.clock import SystemClock
 from engine.runtime.parts import EngineSettings
 from engine.testing.recording import Recording
@@ -33,7 +53,8 @@ from tests.journal.children import start
 from tests.journal.stores import DURABLE, KINDS, factory_of
 
 PHONE = "+49 170 555-01-99"
-ACCOUNT = Account(SystemClock(), "asked to be forgotten", "support")
+CLOCK = SystemClock()
+ACCOUNT = Account(CLOCK, "asked to be forgotten", "support")
 
 
 async def store(journal: Journal, recording: Recording) -> None:
@@ -176,7 +197,9 @@ async def test_rewritten_record_that_nobody_declared_is_found() -> None:
     assert isinstance(writer, Rewriting)
     await writer.rewrite(1, {2: forged.line})
     await writer.release()
-    records = await read_all(journal, "s")
+    with pytest.raises(JournalCorrupt, match="no later record says so"):
+        await read_all(journal, "s")
+    records = [decode(line.text) for line in await journal.read("s")]
     [finding] = verify(records).diverged
     [stored] = await verify_journal(journal)
     assert (finding.seq, stored.ok) == (2, False)
@@ -443,3 +466,112 @@ async def test_journal_that_cannot_rewrite_says_so() -> None:
     with pytest.raises(UsageError, match="cannot rewrite"):
         await redact(journal, "s", PHONE, ACCOUNT)
     assert [record.line for record in await read_all(journal, "s")] == recording.lines
+
+
+# --- histories that share records -------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_records_that_a_fork_shares_are_not_rewritten(kind: str, tmp_path: Path) -> None:
+    """Pruning and redacting the shared part is refused and names the forks; what follows it can be redacted."""
+    make = factory_of(kind, tmp_path)
+    await store(make(), spoken(2).play([prompt("late-secret"), *ASKED[2:], says("late-secret")]))
+    journal = make()
+    for name, last in (("b", 9), ("a", 8)):
+        await fork(journal, "s", last, clock=CLOCK, name=name)
+    lines = [line.text for line in await journal.read("s")]
+    with pytest.raises(HistoryShared, match=r"its forks \(a, b\)") as pruned:
+        await prune(journal, "s", 8, ACCOUNT)
+    with pytest.raises(HistoryShared):
+        await redact(journal, "s", PHONE, ACCOUNT)
+    assert pruned.value.forks == ("a", "b")
+    assert [line.text for line in await journal.read("s")] == lines
+    assert (await redact(journal, "s", "late-secret", ACCOUNT)).rewritten == (14, 16)
+    assert all(check.ok for check in await verify_journal(journal))
+    await journal.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_journal_itself_refuses_to_rewrite_what_a_fork_shares(kind: str, tmp_path: Path) -> None:
+    """A fork that is made while a change is declared is not broken by it: the journal looks again."""
+    make = factory_of(kind, tmp_path)
+    await store(make(), spoken(2))
+    journal = make()
+    await fork(journal, "s", 8, clock=CLOCK, name="a")
+    records = await read_all(journal, "s")
+    writer = await journal.claim("s")
+    assert isinstance(writer, Rewriting)
+    for first, lines in ((7, {}), (1, {8: records[7].line})):
+        with pytest.raises(HistoryShared):
+            await writer.rewrite(first, lines)
+    await writer.rewrite(1, {9: records[8].line})
+    assert await read_all(journal, "s") == records
+    await writer.release()
+    await journal.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_pruned_fork_stands_by_itself(kind: str, tmp_path: Path) -> None:
+    """A fork is not cut inside what it shares; cut at a point of its own it needs no parent, and frees that."""
+    make = factory_of(kind, tmp_path)
+    await store(make(), spoken(2))
+    journal = make()
+    assert isinstance(journal, Forking)
+    await fork(journal, "s", 7, clock=CLOCK, name="f")
+    async with Engine(model=FunctionModel(_repeat), journal=journal) as engine:
+        for text in ("one", "two"):
+            await (await engine.open("f")).ask(text)
+    whole = await read_all(journal, "f")
+    assert (await prune(journal, "f", 7, ACCOUNT)).declared is None
+    with pytest.raises(HistoryShared, match=r"records of session 's' .* its forks \(f\)"):
+        await redact(journal, "f", PHONE, ACCOUNT)
+    assert [record.line for record in await read_all(journal, "f")] == [record.line for record in whole]
+
+    await prune(journal, "f", 13, ACCOUNT)
+    assert await journal.origin("f") is None
+    assert await journal.forks("s") == {}
+    left = [decode(line.text) for line in await journal.read("f")]
+    assert {record.session for record in left} == {"f"}
+    assert fold(left)._replace(seq=0) == fold(whole)._replace(seq=0)
+    await prune(journal, "s", 7, ACCOUNT)
+    for name in ("f", "s"):
+        await redact(journal, name, PHONE, ACCOUNT)
+        assert PHONE[-6:] not in "".join(line.text for line in await journal.read(name))
+    assert all(check.ok for check in await verify_journal(journal))
+    async with Engine(model=FunctionModel(_repeat), journal=journal) as engine:
+        assert (await (await engine.open("f")).ask("three")).turn == 4
+    await journal.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_pruned_history_can_be_forked_where_it_says_so(kind: str, tmp_path: Path) -> None:
+    """From the record that declares it on; before that is nothing, or what could not be told from a forgery."""
+    make = factory_of(kind, tmp_path)
+    await store(make(), spoken())
+    journal = make()
+    declared = (await prune(journal, "s", 15, ACCOUNT)).declared
+    assert declared is not None
+    with pytest.raises(ReplayError, match=r"its records count from 13 to its end, those before were pruned"):
+        await fork(journal, "s", 12, clock=CLOCK)
+    for seq in (13, declared - 1):
+        with pytest.raises(ReplayError, match=f"fork after record {declared} or a later one"):
+            await fork(journal, "s", seq, clock=CLOCK)
+    await fork(journal, "s", declared, clock=CLOCK, name="f")
+    assert [decode(line.text).seq for line in await journal.read("f", 3, 2)] == [13, 14]
+    async with Engine(model=FunctionModel(_repeat), journal=journal) as engine:
+        assert (await (await engine.open("f")).ask("again")).turn == 4
+    history = [record async for record in read_history(journal, "f")]
+    assert [record.seq for record in history] == list(range(13, history[-1].seq + 1))
+    assert verify(history).ok
+    assert all(check.ok for check in await verify_journal(journal))
+
+    (tmp_path / "copy").mkdir()
+    copy = factory_of(kind, tmp_path / "copy")()
+    await copy_journal(journal, copy)
+    assert [line.text for line in await copy.read("f")] == [record.line for record in history]
+    await copy.aclose()
+    await journal.aclose()

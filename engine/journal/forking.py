@@ -1,0 +1,69 @@
+"""The port of journals in which histories can share their beginning.
+
+A journal need not satisfy it: whoever forks asks first. May import core and errors.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from ..core.record import TransitionRecord
+from ..errors import HistoryShared
+
+
+class Origin(NamedTuple):
+    """Where a fork began: after record `seq` of `session`, which is the session that holds that record itself."""
+
+    session: str
+    seq: int
+
+
+@runtime_checkable
+class Forking(Protocol):
+    """A journal in which a session can begin with another's records without a copy of them."""
+
+    async def fork(self, record: TransitionRecord) -> None:
+        """Create a session durably. Reading it gives the records up to the one that `record` continues, then `record`.
+
+        Args:
+            record: a `session_forked`; its event names the session that holds the record before it.
+
+        Raises:
+            UsageError: there is no such record before it, or the session has records already.
+            JournalUnavailable, JournalCorrupt, NotAJournal: as in `Journal.claim`.
+        """
+        ...
+
+    async def forks(self, session: str) -> Mapping[str, int]:
+        """Return the forks that begin with records of a session itself, each with the last record that it shares.
+
+        Raises:
+            InvalidId, JournalUnavailable, JournalCorrupt, NotAJournal: as in `Journal.claim`.
+        """
+        ...
+
+    async def origin(self, session: str) -> Origin | None:
+        """Return where a session was forked from, None for one that was not, or that is not there.
+
+        Raises:
+            InvalidId, JournalUnavailable, JournalCorrupt, NotAJournal: as in `Journal.claim`.
+        """
+        ...
+
+
+def check_unshared(session: str, forks: Mapping[str, int], first: int, lines: Iterable[int]) -> None:
+    """Make sure that no fork shares what is to be changed.
+
+    Args:
+        session: whose records are to be changed.
+        forks: the last record that each of its forks shares.
+        first: the records before it are to be dropped.
+        lines: the records that are to hold something else.
+
+    Raises:
+        HistoryShared: one does.
+    """
+    # Every fork shares the first record that is there.
+    lowest = 1 if first > 1 else min(lines, default=None)
+    heirs = [] if lowest is None else [name for name, shared in sorted(forks.items()) if shared >= lowest]
+    if heirs:
+        raise HistoryShared(session, tuple(heirs))
