@@ -13,6 +13,7 @@ import sqlite3
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 from ..errors import JournalCorrupt, JournalError, JournalTooNew, NotAJournal, SessionBusy, StaleWriter, UsageError

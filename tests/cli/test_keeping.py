@@ -62,3 +62,12 @@ def test_sessions_that_are_open_are_told_of(process: Run, stored: str, tmp_path:
 
     done = anyio.run(held)
     assert (done.status, done.json["busy"]) == (1, ["s"])
+
+
+def test_sessions_that_forks_share_are_told_of(command: Run, stored: str) -> None:
+    """Records that a fork shares stay, the text says what to do, and the status says that they are there."""
+    assert command("fork", "--journal", stored, "s", "--at", "6", "--name", "f").status == 0
+    done = command("prune", "--journal", stored, "--keep", "0", "--json")
+    assert (done.status, done.json["shared"], done.json["busy"]) == (1, ["s"], [])
+    assert "prune each fork up to a point of its own" in done.err
+    assert command("replay", "--journal", stored).status == 0

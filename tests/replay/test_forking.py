@@ -15,10 +15,13 @@ from engine.errors import InvalidId, JournalCorrupt, ReplayError, UnknownSession
 from engine.journal import MemoryJournal, SqliteJournal
 from engine.journal.codec import Chain
 from engine.journal.forking import Origin
+from engine.journal.keeping import Checkpointing
 from engine.models import FunctionModel
 from engine.ports import Journal, ModelRequest
-from engine.replay import copy_journal, diverge, export_chats, fork, state_at, verify, verify_journal
+from engine.replay import copy_journal, diverge, export_chats, fold, fork, state_at, verify, verify_journal
+from engine.replay.checkpoints import read_checkpoint
 from engine.replay.copying import CopyReport
+from engine.runtime.parts import EngineSettings
 from engine.testing.checks import check_history, check_session
 from engine.testing.forking import forked
 from engine.testing.journals import YieldingJournal
@@ -327,3 +330,49 @@ async def test_prompt_reaches_the_model_with_the_shared_conversation() -> None:
         name = await fork(engine.journal, "s", second, clock=CLOCK)
         await (await engine.open(name)).ask(Prompt(text="instead"))
     assert seen == [1, 3, 5, 5]
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+async def test_m5_fork_opens_from_a_checkpoint_of_its_own(kind: str, tmp_path: Path) -> None:
+    """The parent's checkpoint is not the fork's; the fork leaves its own behind, and opens from that."""
+    journal = factory_of(kind, tmp_path)()
+    assert isinstance(journal, Checkpointing)
+    settings = EngineSettings(checkpoint_records=1)
+
+    def generate(request: ModelRequest) -> ModelReply:
+        return ModelReply(text=f"{len(request.messages)}")
+
+    async with Engine(model=FunctionModel(generate), journal=journal, settings=settings) as engine:
+        async with await engine.open("s") as parent:
+            await parent.ask("one")
+            await parent.ask("two")
+        assert await journal.get_checkpoint("s") is not None
+        await fork(journal, "s", 4, clock=CLOCK, name="f")
+        assert await journal.get_checkpoint("f") is None
+        async with await engine.open("f") as session:
+            assert (await session.ask("three")).text == "3"
+        text = await journal.get_checkpoint("f")
+        assert text is not None
+        history = await read_all(journal, "f")
+        assert read_checkpoint(text, "f").session == fold(history)
+        assert (await (await engine.open("f")).ask("four")).text == "5"
+    assert all(check.ok for check in await verify_journal(journal))
+    await journal.aclose()
+
+
+async def test_v27_fork_that_left_memory_comes_back() -> None:
+    """A fork is paged out like any session, and goes on with the conversation that it shares."""
+    settings = EngineSettings(sessions_in_memory=1)
+
+    def generate(request: ModelRequest) -> ModelReply:
+        return ModelReply(text=f"{len(request.messages)}")
+
+    async with Engine(model=FunctionModel(generate), settings=settings) as engine:
+        await (await engine.open("s")).ask("one")
+        last = len(await read_all(engine.journal, "s"))
+        session = await engine.open(await fork(engine.journal, "s", last, clock=CLOCK))
+        await session.ask("two")
+        await (await engine.open("another")).ask("something else")
+        assert session.paged_out
+        assert (await session.ask("three")).text == "5"
+        assert verify(await read_all(engine.journal, session.id)).ok
