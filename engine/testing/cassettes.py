@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal, Required, TypeAlias, Unpack, cast
@@ -63,7 +63,7 @@ class Cassette:
         self._mode = mode
 
     @asynccontextmanager
-    async def __call__(self, name: str | None = None, **setup: Unpack[Setup]) -> AsyncIterator[Session]:
+    async def __call__(self, name: str | None = None, **setup: Unpack[Setup]) -> AsyncGenerator[Session]:
         """Open the one session of a recording, in an engine of its own.
 
         A recording is kept when the block ends without an exception, and replaced as a whole. Secrets are taken out by
@@ -122,7 +122,7 @@ def cassette(request: pytest.FixtureRequest) -> Cassette:
     """Return what records a session once and replays it from then on; see `Cassette`."""
     node = cast(pytest.Item, request.node)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", node.name).strip("-")[:_ID_CHARS]
-    return Cassette(node.path.parent / "cassettes", name, request.config.getoption("--cassettes"))
+    return Cassette(node.path.parent / "cassettes", name, cast(Mode, request.config.getoption("--cassettes")))
 
 
 async def _history(engine: Engine, name: str) -> list[TransitionRecord]:
