@@ -1,4 +1,4 @@
-"""`import` and `export`: chat logs in and out, and journals copied from one form into another.
+"""`import` and `export`: chat logs and traces in and out, and journals copied from one form into another.
 
 May import replay, journal, core, errors and its neighbours. Must never leave half a chat log under the name that was
 asked for.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..ports import Journal
 from ..replay import ImportReport, copy_journal, export_chats, import_chats
 from ..replay.anthropic_chats import converted, to_anthropic
 from ..replay.importing import Source
+from ..replay.otlp import export_otlp, import_otlp
 from ..runtime.clock import SystemClock
 from .histories import chosen_sessions, existing_journal
 from .signals import Interrupts, run_command
@@ -30,24 +32,26 @@ from .terminal import Progress, Screen, complain, progress, safe
 _CHATS = ("openai", "anthropic")
 """Formats of chat logs; the others copy records."""
 
+_LOGS = (*_CHATS, "otlp")
+"""Formats of files with a line a conversation or turn."""
+
 
 def add_import_options(parser: ArgumentParser) -> None:
     """Add the options of `import`."""
-    parser.add_argument("file", metavar="FILE", help="a chat log: JSON lines with `id` and `messages`")
+    parser.add_argument("file", metavar="FILE", help="a chat log (JSON lines with `id` and `messages`), or traces")
     parser.add_argument("--journal", metavar="J", required=True, help="the journal to add the sessions to")
-    parser.add_argument(
-        "--format", choices=("openai", "anthropic"), default="openai", help="of the log (default: %(default)s)"
-    )
+    parser.add_argument("--format", choices=_LOGS, default="openai", help="of the log (default: %(default)s)")
     parser.add_argument("--skip-bad", action="store_true", help="go on after a line that cannot be imported")
 
 
 def add_export_options(parser: ArgumentParser) -> None:
     """Add the options of `export`."""
     parser.add_argument("--journal", metavar="J", required=True, help="the journal to export from")
-    parser.add_argument("session", nargs="?", metavar="SESSION", help="for openai: one session (default: all of them)")
+    parser.add_argument("session", nargs="?", metavar="SESSION", help="for logs: one session (default: all of them)")
     parser.add_argument(
-        "--format", choices=("openai", "anthropic", "jsonl", "sqlite"), default="openai",
-        help="openai, anthropic: a chat log; jsonl, sqlite: the same records in another journal (default: %(default)s)",
+        "--format", choices=(*_LOGS, "jsonl", "sqlite"), default="openai",
+        help="openai, anthropic: a chat log; otlp: traces for OpenTelemetry; jsonl, sqlite: the same records in "
+        "another journal (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--output", metavar="FILE", required=True,
@@ -71,7 +75,7 @@ def export(options: Namespace, screen: Screen) -> int:
     target = Path(options.output)
     if target.is_dir() or target.resolve() == Path(options.journal).resolve():
         raise UsageError(f"--output {options.output!r} must name a file other than the journal")
-    if options.format not in _CHATS and options.session is not None:
+    if options.format not in _LOGS and options.session is not None:
         raise UsageError(f"--format {options.format} copies whole journals; leave {options.session!r} out")
     if options.format == "jsonl" and target.suffix != ".jsonl":
         raise UsageError("--format jsonl writes one file: give --output a name ending in .jsonl")
@@ -80,12 +84,16 @@ def export(options: Namespace, screen: Screen) -> int:
         async with existing_journal(options.journal) as journal:
             if options.format in _CHATS:
                 return await _export_chats(options, screen, journal)
+            if options.format == "otlp":
+                return await _export_traces(options, screen, journal)
             return await _copy(options, screen, journal)
 
     return run_command(work)
 
 
 async def _import(options: Namespace, screen: Screen) -> int:
+    if options.format == "otlp":
+        return await _import_traces(options, screen)
     journal = open_journal(options.journal)
     try:
         with progress("import") as show:
@@ -122,20 +130,53 @@ class _Increments:
         self._done = report.records
 
 
+async def _import_traces(options: Namespace, screen: Screen) -> int:
+    if options.skip_bad:
+        raise UsageError("--skip-bad is for chat logs: traces are imported whole or not at all; leave it out")
+    journal = open_journal(options.journal)
+    try:
+        with Path(options.file).open("rb") as lines:  # noqa: ASYNC230 - a log is read as it goes
+            sessions = await import_otlp(lines, journal)
+    finally:
+        await journal.aclose()
+    screen.line(f"{sessions} sessions imported")
+    screen.result({"sessions": sessions})
+    return 0
+
+
+async def _export_traces(options: Namespace, screen: Screen, journal: Journal) -> int:
+    names = await chosen_sessions(journal, options.session)
+    count = await _write(options.output, (json.dumps(trace) async for trace in export_otlp(journal, names)))
+    return _exported(screen, {"traces": count, "output": options.output})
+
+
 async def _export_chats(options: Namespace, screen: Screen, journal: Journal) -> int:
-    target = anyio.Path(options.output)
-    sessions = messages = 0
+    messages = 0
+
+    async def lines() -> AsyncIterator[str]:
+        nonlocal messages
+        async for chat in export_chats(journal, await chosen_sessions(journal, options.session)):
+            messages += len(chat["messages"])
+            yield json.dumps(_written(chat, options.format))
+
+    sessions = await _write(options.output, lines())
+    return _exported(screen, {"sessions": sessions, "messages": messages, "output": options.output})
+
+
+async def _write(output: str, lines: AsyncIterator[str]) -> int:
+    """Write lines into a file that takes its place when it is complete; return how many there were."""
+    target = anyio.Path(output)
+    count = 0
     async with anyio.TemporaryDirectory(dir=str(target.parent), prefix=".export-") as folder:
         part = anyio.Path(folder, "part")
         async with await part.open("w", encoding="ascii") as file:
             with progress("export") as show:
-                async for chat in export_chats(journal, await chosen_sessions(journal, options.session)):
-                    await file.write(json.dumps(_written(chat, options.format)) + "\n")
-                    sessions += 1
-                    messages += len(chat["messages"])
+                async for line in lines:
+                    await file.write(line + "\n")
+                    count += 1
                     show(1)
         await part.replace(target)
-    return _exported(screen, {"sessions": sessions, "messages": messages, "output": options.output})
+    return count
 
 
 def _written(chat: dict[str, Any], form: str) -> dict[str, Any]:
