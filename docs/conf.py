@@ -56,6 +56,7 @@ nitpick_ignore = [
     ("py:class", "engine.runtime.parts.Parts"),
     ("py:class", "engine.core.values._AsTuple"),
     ("py:class", "engine.core.grants._checked_pattern"),
+    ("py:class", "engine.runtime.ruling.EngineRules"),
 ]
 
 

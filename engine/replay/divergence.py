@@ -122,7 +122,7 @@ class Outcome(NamedTuple):
 
     state: State
     effects: tuple[KnownEffect, ...]
-    fault: str | None = None
+    fault_kind: str | None = None
 
     def __str__(self) -> str:
         asked = ", ".join(_shown_effect(effect) for effect in self.effects)
@@ -221,7 +221,7 @@ def outcome_difference(recorded: Outcome, now: Outcome) -> tuple[Kind, str] | No
     """Return the class of what differs between two outcomes of one event, and words for it; None where nothing does."""
     if recorded.state is now.state and recorded.effects == now.effects:
         return None
-    if recorded.fault != now.fault and (recorded.fault in _BOUNDS or now.fault in _BOUNDS):
+    if recorded.fault_kind != now.fault_kind and (recorded.fault_kind in _BOUNDS or now.fault_kind in _BOUNDS):
         return "budget", "what the turn may use"
     if _ends(recorded) != _ends(now):
         return "terminal_state", "whether the turn ends"

@@ -248,7 +248,7 @@ class _Walk:
         recorded = Outcome(record.dest, record.effects)
         if isinstance(now, Outcome):
             # The same fault on both sides: only what follows from it is compared.
-            differs = outcome_difference(recorded, now._replace(fault=None))
+            differs = outcome_difference(recorded, now._replace(fault_kind=None))
             if differs is None:
                 return True
             kind, text = differs
@@ -302,7 +302,7 @@ class _Walk:
         else:
             now = self._step(Cursor(session), record)
             if not isinstance(now, Outcome) or outcome_difference(
-                Outcome(record.dest, record.effects), now._replace(fault=None)
+                Outcome(record.dest, record.effects), now._replace(fault_kind=None)
             ):
                 return False
             self._cursor = Cursor(session)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..core.values import ResourceUsage, State
 from ..tools.cache import CacheStats
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from .warmer import WarmReport
 
 
-class EngineStats(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EngineStats:
     """What an engine is doing, and what it has noticed since it was opened; of reports the newest are kept.
 
     Attributes:
