@@ -52,6 +52,15 @@ def test_a17_what_is_lent_is_never_more_than_there_is(steps: list[tuple[int, int
     check_session(recording.session)
 
 
+def test_a17_what_is_all_lent_cannot_be_lent_again() -> None:
+    """When a child has all that is left, another one that asks for all that is left is told that there is nothing."""
+    recording = Recording().play([opened(max_tokens=100), prompt(), CONTEXT, reply(RUN)])
+    everything = offer(recording.session, Share())
+    assert isinstance(everything, Loan)
+    recording.add(BudgetLent(child="k", loan=everything))
+    assert offer(recording.session, Share()) == "it has no tokens left to lend"
+
+
 @given(amounts)
 def test_money_comes_back_as_it_was(amount: str) -> None:
     """An amount as text, counted and shown again, is the same number; nothing is rounded."""

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from engine.core.effects import effect_id, model_call
-from engine.core.events import UnknownEvent
+from engine.core.events import HISTORY_PRUNED, UnknownEvent, UserAnswered
 from engine.core.session import Session
 from engine.core.step import advance, step
 from engine.core.values import State, ToolStatus
-from engine.errors import ReplayError
+from engine.errors import InvalidEvent, ReplayError
 from engine.testing.recording import Recording
 
 from .scenarios import ASKED, BACK, CONTEXT, READ, RUN, ended, reply, says, session, started
@@ -52,6 +52,43 @@ def test_record_that_does_not_reproduce_is_an_error(changes: dict[str, Any], com
     before = Recording().play([*ASKED, reply(READ)]).session
     with pytest.raises(ReplayError, match=complaint):
         advance(before, recording.records[-1]._replace(**changes))
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ({}, "s:7: the pruned history begins with no session"),
+        ({"session": {"id": "other", "seq": 7}, "messages": []}, "s:7: the pruned history begins with 'other' at 7"),
+    ],
+    ids=["no session", "another session"],
+)
+def test_history_that_begins_with_no_session_of_its_own_is_refused(data: dict[str, Any], complaint: str) -> None:
+    """What a pruned history begins with has to be its session as it was then."""
+    event = UnknownEvent(kind=HISTORY_PRUNED, data=data)
+    record = (
+        recorded()
+        .records[0]
+        ._replace(
+            seq=7,
+            trigger=HISTORY_PRUNED,
+            source=State.IDLE,
+            dest=State.IDLE,
+            event=event,
+            effects=(),
+            rewritten="f" * 64,
+        )
+    )
+    with pytest.raises(ReplayError, match=complaint):
+        advance(Session("s"), record)
+
+
+def test_objection_meets_only_an_answer_that_lets_a_task_go() -> None:
+    """An answer about a budget lets nothing go to the host, so nothing can be said against that."""
+    waiting = session("waiting for more to spend")
+    (request,) = waiting.pending
+    answer = UserAnswered(request_id=request.id, approve=True, objection="not today")
+    with pytest.raises(InvalidEvent, match="can meet an objection"):
+        step(waiting, answer)
 
 
 def test_unknown_event_moves_state_and_sequence_only() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from engine.core.transcript import Transcript
+from engine.core.transcript import StoredMessages, Transcript
 from engine.core.values import Message
 
 
@@ -83,3 +83,12 @@ def test_failed_extension_leaves_every_snapshot_whole() -> None:
     with pytest.raises(RuntimeError):
         held.extended(broken())  # type: ignore[arg-type]
     assert tuple(held.extended(numbered(3))) == numbered(1, 3)
+
+
+def test_stored_messages_are_sliced_like_a_tuple() -> None:
+    """Messages that are still text are read where a slice asks for them, and only there."""
+    lines = [f'{{"role":"user","text":"{number}"}}' for number in range(4)]
+    stored = StoredMessages(lines)
+    assert stored[1:3] == numbered(1, 2)
+    assert stored[-1] == numbered(3)[0]
+    assert len(stored) == 4
