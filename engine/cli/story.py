@@ -6,39 +6,22 @@ May import core and terminal. Must never read a journal: it is told the records.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import assert_never
 
 from pydantic import JsonValue
 
 from ..core.events import (
-    HISTORY_PRUNED,
-    BudgetLent,
-    BudgetSettled,
-    ContextPrepared,
-    Faulted,
-    GrantRevoked,
     LateResult,
     ModelReplied,
     PromptReceived,
-    RecordsRewritten,
-    Recovered,
-    RecoveryFailed,
-    RecoveryNeedsUser,
-    RecoveryPlanned,
     Resumed,
-    SessionForked,
-    SessionOpened,
-    ShutdownRequested,
     ToolFinished,
     ToolRetried,
     ToolStarted,
-    TurnCancelled,
-    UnknownEvent,
-    UserAnswered,
 )
 from ..core.notices import Notice
 from ..core.record import TransitionRecord
 from ..core.values import PlannedCall, State, ToolCall, ToolStatus
+from ..inspect.wording import remark
 from .terminal import Screen, clip
 
 _WIDE = 110
@@ -144,7 +127,7 @@ class Storyteller:
                 verdicts = {True: "its probe says that it did happen", False: "its probe says that it did not happen"}
                 return [f"{self._name(probe.call_id)}: {verdicts[probe.happened]}" for probe in event.probes] or [""]
             case _:
-                return [_remark(event)]
+                return [remark(event)]
 
     def _reply(self, event: ModelReplied) -> list[str]:
         calls = event.reply.tool_calls
@@ -196,51 +179,3 @@ class Storyteller:
         right = max(left + 1, round(end / span * _BAR_CELLS))
         bar = " " * left + "█" * (right - left) + " " * (_BAR_CELLS - right)
         return f"{self._screen.paint(bar, 'cyan')}  {end - start:.2f} s"
-
-
-_Remarkable = (
-    SessionOpened | SessionForked | ContextPrepared | UserAnswered | GrantRevoked | BudgetLent | BudgetSettled | Faulted
-    | RecoveryPlanned | Recovered | RecoveryNeedsUser | RecoveryFailed | TurnCancelled | RecordsRewritten
-    | ShutdownRequested | UnknownEvent
-)  # fmt: skip
-
-
-def _remark_on_loan(event: BudgetLent | BudgetSettled) -> str:
-    if isinstance(event, BudgetLent):
-        return f"to {event.child}"
-    return f"{event.spent.tokens} tokens and {event.spent.tool_calls} tool calls were used of a loan"
-
-
-def _remark_on_history(event: SessionForked | RecordsRewritten) -> str:
-    if isinstance(event, SessionForked):
-        return f"{event.session} from {event.parent}"
-    places = ", ".join(str(record.seq) for record in event.records)
-    return f"{event.action}: {places}{f', {event.reason}' if event.reason else ''}"
-
-
-def _remark(event: _Remarkable) -> str:
-    match event:
-        case Faulted():
-            return f"{event.fault.kind}: {event.fault.message}"
-        case RecoveryPlanned():
-            return f"a handler decided: {event.plan.action.replace('_', ' ')}"
-        case UserAnswered():
-            return f"{'yes' if event.approve else 'no'}{f', {event.text}' if event.text else ''}"
-        case GrantRevoked():
-            return event.grant_id
-        case SessionForked() | RecordsRewritten():
-            return _remark_on_history(event)
-        case BudgetLent() | BudgetSettled():
-            return _remark_on_loan(event)
-        case TurnCancelled() | ShutdownRequested():
-            return event.reason
-        case ContextPrepared():
-            return f"{len(event.messages)} messages added" if event.messages else ""
-        case Recovered():
-            return f"after {event.waited_s:.2f} s" if event.waited_s else ""
-        case SessionOpened() | RecoveryNeedsUser() | RecoveryFailed():
-            return ""
-        case UnknownEvent():
-            return "pruned up to here" if event.kind == HISTORY_PRUNED else "an event of a newer release"
-        case _:
-            assert_never(event)

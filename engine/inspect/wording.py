@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from ..core.events import (
+    HISTORY_PRUNED,
+    BudgetLent,
+    BudgetSettled,
     ContextPrepared,
     Faulted,
     GrantRevoked,
@@ -18,9 +21,13 @@ from ..core.events import (
     LateResult,
     ModelReplied,
     PromptReceived,
+    RecordsRewritten,
     Recovered,
+    RecoveryFailed,
+    RecoveryNeedsUser,
     RecoveryPlanned,
     Resumed,
+    SessionForked,
     SessionOpened,
     ShutdownRequested,
     ToolFinished,
@@ -128,7 +135,8 @@ class Reader:
             return _OF_STATUS.get(event.status, Mark.PROBLEM)
         if isinstance(event, TurnCancelled):
             return Mark.CUT
-        if record.dest is State.ERROR or isinstance(event, UnknownEvent) or event.kind == "recovery_failed":
+        unknown = isinstance(event, UnknownEvent) and event.kind != HISTORY_PRUNED
+        if record.dest is State.ERROR or unknown or event.kind == "recovery_failed":
             return Mark.PROBLEM
         if record.dest is State.WAITING_FOR_USER:
             return Mark.WAITS
@@ -151,9 +159,9 @@ class Reader:
             case LateResult():
                 return f"{name} {_LATE}"
             case UserAnswered():
-                return _of_answer(event, name)
+                return f"{name}: {_of_answer(event)}" if name else _of_answer(event)
             case _:
-                return _remark(event)
+                return remark(event)
 
 
 def written(call: ToolCall) -> str:
@@ -169,35 +177,65 @@ def _of_prompt(event: PromptReceived) -> str:
     return "  ".join([text or "", *map(written, event.direct_calls)]).strip()
 
 
-def _of_answer(event: UserAnswered, name: str) -> str:
+def _of_answer(event: UserAnswered) -> str:
     said = "nobody answered in time" if event.overdue else "yes" if event.approve else "no"
-    if event.text:
-        said = f"{said}, {event.text}"
-    return f"{name}: {said}" if name else said
+    return f"{said}, {event.text}" if event.text else said
 
 
-def _remark(event: KnownEvent | UnknownEvent) -> str:
+Remarkable = (
+    SessionOpened | SessionForked | ContextPrepared | UserAnswered | GrantRevoked | BudgetLent | BudgetSettled | Faulted
+    | RecoveryPlanned | Recovered | RecoveryNeedsUser | RecoveryFailed | TurnCancelled | Resumed | RecordsRewritten
+    | ShutdownRequested | UnknownEvent
+)  # fmt: skip
+"""What is neither about the conversation nor about a call of a tool."""
+
+
+def remark(event: Remarkable) -> str:
+    """Return what there is to say about an event beside its kind; nothing about many."""
     match event:
         case Faulted():
             return f"{event.fault.kind}: {event.fault.message}"
-        case Recovered():
-            return f"after {event.waited_s:.3g} s" if event.waited_s else ""
         case RecoveryPlanned():
-            return event.plan.action.replace("_", " ")
-        case TurnCancelled() | ShutdownRequested():
-            return event.reason
+            return f"a handler decided: {event.plan.action.replace('_', ' ')}"
+        case UserAnswered():
+            return _of_answer(event)
         case GrantRevoked():
             return event.grant_id
-        case ContextPrepared() if event.messages:
-            return f"{len(event.messages)} messages added"
+        case SessionForked() | RecordsRewritten() | BudgetLent() | BudgetSettled():
+            return _beyond_the_turn(event)
+        case TurnCancelled() | ShutdownRequested():
+            return event.reason
+        case ContextPrepared() | Recovered() | Resumed():
+            return _way_on(event)
         case SessionOpened():
             return event.user or ""
-        case Resumed() if event.probes:
-            return f"{len(event.probes)} calls probed"
-        case UnknownEvent():
-            return "a kind that this release does not know"
-        case _:
+        case RecoveryNeedsUser() | RecoveryFailed():
             return ""
+        case UnknownEvent():
+            return "pruned up to here" if event.kind == HISTORY_PRUNED else "an event of a newer release"
+        case _:
+            assert_never(event)
+
+
+def _way_on(event: ContextPrepared | Recovered | Resumed) -> str:
+    if isinstance(event, ContextPrepared):
+        return f"{len(event.messages)} messages added" if event.messages else ""
+    if isinstance(event, Recovered):
+        return f"after {event.waited_s:.2f} s" if event.waited_s else ""
+    return f"{len(event.probes)} calls probed" if event.probes else ""
+
+
+def _beyond_the_turn(event: SessionForked | RecordsRewritten | BudgetLent | BudgetSettled) -> str:
+    match event:
+        case SessionForked():
+            return f"{event.session} from {event.parent}"
+        case RecordsRewritten():
+            places = ", ".join(str(record.seq) for record in event.records)
+            return f"{event.action}: {places}{f', {event.reason}' if event.reason else ''}"
+        case BudgetLent():
+            return f"to {event.child}"
+        case BudgetSettled():
+            return f"{event.spent.tokens} tokens and {event.spent.tool_calls} tool calls were used of a loan"
 
 
 def _one_line(text: str) -> str:
@@ -205,4 +243,4 @@ def _one_line(text: str) -> str:
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 
-__all__ = ["LONGEST", "Asked", "Mark", "Reader", "Told", "written"]
+__all__ = ["LONGEST", "Asked", "Mark", "Reader", "Remarkable", "Told", "remark", "written"]
