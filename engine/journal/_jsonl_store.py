@@ -11,7 +11,7 @@ import errno
 import os
 from collections.abc import Sequence
 
-from ..errors import JournalCorrupt, JournalError, SessionBusy, StaleWriter, UsageError
+from ..errors import JournalCorrupt, JournalError, ReplayError, SessionBusy, StaleWriter, UsageError
 from ..ports import StoredLine, Tail
 from . import _jsonl_checkpoints as checkpoints
 from ._claims import OPEN_FLAGS, Claims, Standing, write_all
@@ -34,7 +34,7 @@ from ._orders import (
 from ._owner import Token, living_owner
 from ._thread import Job
 from .codec import decode
-from .forking import check_unshared
+from .forking import check_declared, check_unshared
 
 
 class _Pending:
@@ -116,7 +116,7 @@ class JsonlStore:
                     self._rewrite(folder, job.order)
                 case Release():
                     self._release(folder, job.order)
-        except (UsageError, JournalError) as error:
+        except (UsageError, ReplayError, JournalError) as error:
             job.error = error
         except OSError as error:
             self._forget([job])
@@ -197,13 +197,14 @@ class JsonlStore:
     def _fork(self, folder: int, order: Fork) -> None:
         session, record = order
         parent, name = parent_of(record) or "", self.layout.file_of(session)
-        before: Sequence[StoredLine] = ()
         located = self._caught_up(folder, parent).sessions.get(parent) if parent else None
-        if located is not None and located.base < record.seq - 1:
-            before = self._stored(folder, parent, record.seq - 2)
+        before = self._line(folder, parent, record.seq - 1) if located is not None else ""
         index = self._caught_up(folder, session)
         index.check(name)
-        check_fork(record, before[0].text if before else None, taken=index.tail(session)[0] > 0)
+        check_fork(record, before or None, taken=index.tail(session)[0] > 0)
+        assert located is not None
+        later = [self._line(folder, parent, seq) for seq in located.declared if seq >= record.seq]
+        check_declared(record, later, lambda seq: self._line(folder, parent, seq))
         pending = _Pending(index)
         pending.lines.append(record.line.encode("ascii") + b"\n")
         self._write(folder, name, pending)
@@ -213,6 +214,12 @@ class JsonlStore:
         if self.layout.single:
             return forks_in_index(self._caught_up(folder, session), session)
         return forks_in_files(folder, self.layout.files(folder), session)
+
+    def _line(self, folder: int, session: str, seq: int) -> str:
+        """Return the text of a record, nothing if it is not among those that the session holds itself."""
+        located = self._caught_up(folder, session).sessions.get(session)
+        held = located is not None and located.base < seq <= located.seq
+        return self._stored(folder, session, seq - 1)[0].text if held else ""
 
     def _stored(self, folder: int, session: str, after: int) -> Sequence[StoredLine]:
         """Return the record that follows `after`, if the session holds it itself."""

@@ -19,11 +19,15 @@ from ..core.events import HISTORY_PRUNED
 from ..errors import JournalCorrupt
 from ..ports import StoredLine
 from .codec import GENESIS
+from .forking import DECLARES
 
 _ENVELOPE = re.compile(
     rb',"hash":"([0-9a-f]{64})","mono_ns":-?[0-9]+,"prev":"[0-9a-f]{64}","seq":([0-9]+),"session":"([A-Za-z0-9_-]{1,128})",'
     rb'"source":"[a-z_]+","trigger":"[^"\\]*","v":[0-9]+\}\n'
 )
+_DECLARES = DECLARES.encode("ascii")
+_END = -64
+"""The trigger stands within so many bytes from the end of a line."""
 _FIRST = b'{"at":"'
 """How every record of this release begins."""
 
@@ -61,14 +65,17 @@ def read_envelope(line: bytes) -> Envelope | None:
 
 
 class Located:
-    """The records of one session within a file. What precedes them up to `base` are its `parent`'s, or was pruned."""
+    """The records of one session within a file. What precedes them up to `base` are its `parent`'s, or was pruned;
+    those in `declared` say what was rewritten.
+    """
 
-    __slots__ = ("base", "external_id", "hash", "offsets", "parent")
+    __slots__ = ("base", "declared", "external_id", "hash", "offsets", "parent")
 
     def __init__(self, base: int = 0, parent: str | None = None) -> None:
         self.base = base
         self.parent = parent
         self.offsets = array("q")
+        self.declared: list[int] = []
         self.hash = GENESIS
         self.external_id: str | None = None
 
@@ -154,6 +161,8 @@ class Index:
             located.external_id = _external_id(line)
         located.offsets.append(self.end)
         located.hash = envelope.hash
+        if line.find(_DECLARES, _END) >= 0:
+            located.declared.append(envelope.seq)
         self.end += len(line)
         return None
 

@@ -14,7 +14,11 @@ from ..errors import JournalCorrupt
 from ..ports import StoredLine, Tail
 from ._orders import Fork, Rewrite, check_fork, parent_of
 from .codec import GENESIS, decode
-from .forking import Origin, check_unshared
+from .forking import DECLARES, Origin, check_declared, check_unshared
+
+_DECLARING = f"instr(line, '{DECLARES}') > 0"
+DECLARATIONS = f"CREATE INDEX IF NOT EXISTS declarations ON records (session, seq) WHERE {_DECLARING}"
+"""Finds the records that declare what was rewritten among however many others."""
 
 
 def tail_of(connection: sqlite3.Connection, session: str) -> Tail:
@@ -87,15 +91,20 @@ def fork(connection: sqlite3.Connection, order: Fork) -> None:
     """Begin a session after a record of another one.
 
     Raises:
-        UsageError: it cannot begin there; nothing was written.
+        UsageError, ReplayError: it cannot begin there; nothing was written.
         JournalCorrupt: the record that it would continue is damaged.
     """
     session, record = order
-    before = connection.execute(
-        "SELECT seq, line FROM records WHERE session = ? AND seq = ?", (parent_of(record), record.seq - 1)
-    ).fetchone()
+    parent, shared = parent_of(record) or "", record.seq - 1
     taken = tail_of(connection, session).seq > 0
-    check_fork(record, None if before is None else _checked(session, before)[1], taken=taken)
+    check_fork(record, _line(connection, parent, shared), taken=taken)
+    # The planner would take the table itself and look at each of its records.
+    rows = connection.execute(
+        f"SELECT seq, line FROM records INDEXED BY declarations WHERE session = ? AND seq > ? AND {_DECLARING}",  # noqa: S608
+        (parent, shared),
+    ).fetchall()
+    later = [_checked(parent, row)[1] for row in rows]
+    check_declared(record, later, lambda seq: _line(connection, parent, seq) or "")
     connection.execute("INSERT INTO sessions (id, epoch) VALUES (?, 0) ON CONFLICT (id) DO NOTHING", (session,))
     connection.execute("INSERT INTO records (session, seq, line) VALUES (?, ?, ?)", (session, record.seq, record.line))
 
@@ -107,6 +116,11 @@ def check_rewrite(connection: sqlite3.Connection, order: Rewrite) -> None:
         HistoryShared: one does.
     """
     check_unshared(order.session, forks_of(connection, order.session), order.first, order.lines)
+
+
+def _line(connection: sqlite3.Connection, session: str, seq: int) -> str | None:
+    row = connection.execute("SELECT seq, line FROM records WHERE session = ? AND seq = ?", (session, seq)).fetchone()
+    return None if row is None else _checked(session, row)[1]
 
 
 def _rows(

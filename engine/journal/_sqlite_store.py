@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from ..errors import JournalCorrupt, JournalError, JournalTooNew, NotAJournal, SessionBusy, StaleWriter, UsageError
+from ..errors import (
+    JournalCorrupt,
+    JournalError,
+    JournalTooNew,
+    NotAJournal,
+    ReplayError,
+    SessionBusy,
+    StaleWriter,
+    UsageError,
+)
 from ..ports import Tail
 from . import _sqlite_histories as histories, _sqlite_rewriting as rewriting
 from ._orders import Append, Claim, Fork, Granted, Release, Rewrite, check_next, external_id_of, unavailable
@@ -83,7 +92,7 @@ class SqliteStore:
         for job in jobs:
             try:
                 self._carry_out(self._connection, job)
-            except (UsageError, StaleWriter, JournalCorrupt) as error:  # raised before the order wrote anything
+            except (UsageError, ReplayError, StaleWriter, JournalCorrupt) as error:  # before anything was written
                 job.error = error
         self._connection.execute("COMMIT")
         self.commits += 1
@@ -191,6 +200,7 @@ def open_database(path: str) -> sqlite3.Connection:
                     connection.execute(statement)
             connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(histories.DECLARATIONS)
     except BaseException:
         connection.close()
         raise

@@ -1,13 +1,18 @@
 """The port of journals in which histories can share their beginning.
 
-A journal need not satisfy it: whoever forks asks first. May import core and errors.
+A journal need not satisfy it: whoever forks asks first. May import core, errors and the codec.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from ..core.events import RecordsRewritten, SessionForked
 from ..core.record import TransitionRecord
-from ..errors import HistoryShared
+from ..errors import HistoryShared, ReplayError
+from .codec import decode
+
+DECLARES = '"trigger":"records_rewritten"'
+"""What the text of a record holds that declares what was rewritten. Others may hold it too, but hardly ever do."""
 
 
 class Origin(NamedTuple):
@@ -29,6 +34,7 @@ class Forking(Protocol):
 
         Raises:
             UsageError: there is no such record before it, or the session has records already.
+            ReplayError: it would share a rewritten record, and not the later one that declares it (`check_declared`).
             JournalUnavailable, JournalCorrupt, NotAJournal: as in `Journal.claim`.
         """
         ...
@@ -67,3 +73,33 @@ def check_unshared(session: str, forks: Mapping[str, int], first: int, lines: It
     heirs = [] if lowest is None else [name for name, shared in sorted(forks.items()) if shared >= lowest]
     if heirs:
         raise HistoryShared(session, tuple(heirs))
+
+
+def check_declared(record: TransitionRecord, later: Iterable[str], line_of: Callable[[int], str]) -> None:
+    """Make sure that a fork shares no rewritten record without the one that declares it.
+
+    Whether it does is asked where the fork is made, and not before: it may be rewritten in between.
+
+    Args:
+        record: the fork's own first record.
+        later: the lines of its parent after those it shares that hold `DECLARES`.
+        line_of: gives the line of its parent at a sequence.
+
+    Raises:
+        ReplayError: it would, so nobody could tell it from a forgery.
+    """
+    shared = record.seq - 1
+    event = record.event
+    parent = event.parent if isinstance(event, SessionForked) else record.session
+    missed: tuple[int, str] | None = None
+    for line in later:
+        declaration = decode(line, parent)
+        if isinstance(declaration.event, RecordsRewritten) and any(
+            f'"rewritten":"{one.digest}"' in line_of(one.seq) for one in declaration.event.records if one.seq <= shared
+        ):
+            missed = declaration.seq, declaration.event.action
+    if missed is not None:
+        raise ReplayError(
+            f"session {parent!r} cannot be forked after record {shared}: what record {missed[0]} says was {missed[1]} "
+            f"is not declared up to there; fork after record {missed[0]} or a later one"
+        )

@@ -14,20 +14,21 @@ from ..errors import SessionBusy, StaleWriter
 from ..ports import SessionInfo, StoredLine, Tail, Writer
 from ._orders import check_fork, check_next, check_page, external_id_of, parent_of
 from .codec import GENESIS
-from .forking import Origin, check_unshared
+from .forking import Origin, check_declared, check_unshared
 
 
 class _History:
     """The records of one session, and who may add to them. What precedes them up to `base` are its parent's, or was
-    pruned.
+    pruned; those in `declared` say what was rewritten.
     """
 
-    __slots__ = ("base", "digest", "epoch", "external_id", "held", "lines", "parent")
+    __slots__ = ("base", "declared", "digest", "epoch", "external_id", "held", "lines", "parent")
 
     def __init__(self) -> None:
         self.parent: tuple[str, _History] | None = None
         self.base = 0
         self.lines: list[str] = []
+        self.declared: list[int] = []
         self.digest = GENESIS
         self.epoch = 0
         self.held = False
@@ -37,6 +38,10 @@ class _History:
     def seq(self) -> int:
         """Sequence of the last record."""
         return self.base + len(self.lines)
+
+    def line(self, seq: int) -> str:
+        """Return the text of a record, nothing if it is not among them."""
+        return self.lines[seq - self.base - 1] if self.base < seq <= self.seq else ""
 
     def page(self, after: int, limit: int) -> list[StoredLine]:
         """Return up to `limit` lines that follow sequence `after`, those of the ancestors first."""
@@ -81,6 +86,7 @@ class _MemoryWriter:
             history.external_id = external_id_of(records[0])
             history.base = records[0].seq - 1
         history.lines += [record.line for record in records]
+        history.declared += [record.seq for record in records if record.trigger == "records_rewritten"]
         history.digest = digest
 
     async def rewrite(self, first: int, lines: Mapping[int, str]) -> None:
@@ -125,11 +131,11 @@ class MemoryJournal:
         """Begin a session after a record of another one; see `ports.Forking.fork`."""
         name, parent, base = check_id(record.session), parent_of(record) or "", record.seq - 1
         source = self._histories.get(parent)
-        held = source is not None and source.base < base <= source.seq
         known = self._histories.get(name)
-        before = source.lines[base - source.base - 1] if source is not None and held else None
+        before = None if source is None else source.line(base) or None
         check_fork(record, before, taken=known is not None and bool(known.lines))
         assert source is not None
+        check_declared(record, [source.line(seq) for seq in source.declared if seq > base], source.line)
         history = self._histories.setdefault(name, _History())
         history.parent, history.base = (parent, source), base
         history.lines, history.digest = [record.line], record.hash

@@ -3,7 +3,7 @@
 Nothing is copied: the journal gives the parent's records to whoever reads the fork, and the fork's own first record
 continues the parent's hash chain, so the whole can be verified. The new session begins shut down; whoever opens it goes
 on by the rules of a restart. What people had allowed in the parent is not allowed in the fork. May import core, ports
-and the codec. Must never change the parent. Of the records before the one that is forked after it reads none.
+and the codec. Must never change the parent. Of the parent's records it reads the one that is forked after.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from ..core.events import RecordsRewritten, SessionForked
+from ..core.events import SessionForked
 from ..core.record import TransitionRecord
 from ..core.values import State, check_id
 from ..errors import ReplayError, UnknownSession, UsageError
@@ -20,9 +20,6 @@ from ..journal.forking import Forking
 from ..ports import Clock, Journal
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PAGE = 512
-_REWRITING = '"trigger":"records_rewritten"'
-"""What the canonical text of a record holds that says what was rewritten; others are not decoded for it."""
 
 
 async def fork(journal: Journal, session: str, seq: int, *, clock: Clock, name: str | None = None) -> str:
@@ -49,7 +46,6 @@ async def fork(journal: Journal, session: str, seq: int, *, clock: Clock, name: 
             f"{type(journal).__name__} cannot share histories (see journal.Forking): copy it into a journal that can"
         )
     before = await _record(journal, session, seq)
-    await _check_declared(journal, session, seq)
     at = _EPOCH + timedelta(microseconds=clock.time_ns() // 1000)
     record = seal(
         session=new,
@@ -79,20 +75,3 @@ async def _record(journal: Journal, session: str, seq: int) -> TransitionRecord:
         f"session {session!r} has no record {seq} to fork after: its records count from {begin} to its end"
         + (", those before were pruned" if begin > 1 else "")
     )
-
-
-async def _check_declared(journal: Journal, session: str, seq: int) -> None:
-    """Make sure that no record up to this one was rewritten by what a later record declares."""
-    last = seq
-    while page := await journal.read(session, last, _PAGE):
-        last += len(page)
-        for line in page:
-            if _REWRITING not in line.text:
-                continue
-            record = decode(line.text, session, line.offset)
-            event = record.event
-            if isinstance(event, RecordsRewritten) and any(rewritten.seq <= seq for rewritten in event.records):
-                raise ReplayError(
-                    f"session {session!r} cannot be forked after record {seq}: what record {record.seq} says was "
-                    f"{event.action} is not declared up to there; fork after record {record.seq} or a later one"
-                )

@@ -12,12 +12,14 @@ from typing import Protocol
 
 import anyio
 
-from ..core.events import SessionForked
+from ..core.events import RecordsRewritten, RewrittenRecord, SessionForked
 from ..core.record import TransitionRecord
 from ..core.values import State
-from ..errors import EngineError, InvalidId, SessionBusy, UsageError
-from ..journal.codec import seal
+from ..errors import EngineError, InvalidId, ReplayError, SessionBusy, UsageError
+from ..journal.canonical import canonical
+from ..journal.codec import rewrite, seal
 from ..journal.forking import Forking, Origin
+from ..journal.keeping import Rewriting
 from ..ports import Journal, SessionInfo
 from .conformance import HOSTILE_IDS, Check, Factory
 from .records import chain, read_all, tail_of
@@ -148,6 +150,31 @@ async def a_fork_of_what_is_not_there_is_refused(factory: Factory) -> None:
         await _check_lines(journal, "fork", [*records[:5], forked(records[4], "fork")])
 
 
+async def a_fork_shares_no_change_without_its_declaration(factory: Factory) -> None:
+    """Where a record was rewritten, a fork begins after the one that declares it; journals that rewrite none pass."""
+    async with _opened(factory) as journal:
+        records = await _parent(journal)
+        writer = await journal.claim("parent")
+        if not isinstance(writer, Rewriting):
+            return
+        old = records[1]
+        new = rewrite(old, canonical(old.event), old.trigger, canonical(old.effects))
+        named = RewrittenRecord(seq=2, hash=old.hash, digest=new.rewritten)
+        event, last = RecordsRewritten(action="redacted", records=(named,)), records[-1]
+        declared = seal(
+            session="parent", seq=last.seq + 1, at=last.at, mono_ns=last.mono_ns, source=last.dest, dest=last.dest,
+            event=event, effects=(), prev=last.hash,
+        )  # fmt: skip
+        await writer.append([declared])
+        await writer.rewrite(1, {2: new.line})
+        await writer.release()
+        for place in (new, records[4], last):
+            await _refused(ReplayError, journal.fork(forked(place, "fork")), "refuse a change without its declaration")
+        await journal.fork(forked(records[0], "before"))
+        await journal.fork(forked(declared, "after"))
+        assert [info.id for info in await journal.sessions()] == ["after", "before", "parent"]
+
+
 async def a_fork_has_one_writer_too(factory: Factory) -> None:
     """A fork is claimed like any session, and its parent may be open meanwhile."""
     async with _opened(factory) as journal, _opened(factory) as other:
@@ -175,6 +202,7 @@ CHECKS: tuple[Check, ...] = (
     both_go_on_by_themselves,
     a_fork_can_be_forked,
     a_fork_of_what_is_not_there_is_refused,
+    a_fork_shares_no_change_without_its_declaration,
     a_fork_has_one_writer_too,
     hostile_ids_are_not_forked_into,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from engine import Engine, ModelReply, Prompt, State
-from engine.core.events import SessionOpened, UserAnswered
+from engine.core.events import RecordsRewritten, RewrittenRecord, SessionOpened, UserAnswered
 from engine.core.grants import GrantTerms
 from engine.core.session import Session
 from engine.errors import (
@@ -24,9 +25,9 @@ from engine.errors import (
     StaleWriter,
     UsageError,
 )
-from engine.journal import MemoryJournal
+from engine.journal import MemoryJournal, SqliteJournal
 from engine.journal.canonical import canonical
-from engine.journal.codec import Chain, decode, rewrite
+from engine.journal.codec import Chain, decode, rewrite, seal
 from engine.journal.forking import Forking
 from engine.journal.keeping import Checkpointing, Rewriting
 from engine.models import FunctionModel
@@ -45,6 +46,7 @@ from engine.replay import (
 )
 from engine.runtime.clock import SystemClock
 from engine.runtime.parts import EngineSettings
+from engine.testing.forking import forked
 from engine.testing.recording import Recording
 from engine.testing.records import read_all
 from engine.testing.strategies import recordings
@@ -445,7 +447,7 @@ async def test_full_disk_loses_nothing(kind: str, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     await journal.aclose()
     assert [record.line for record in await read_all(make(), "s")] == [record.line for record in records]
-    assert b"rewritten" not in bytes_in(tmp_path)
+    assert b'"rewritten":' not in bytes_in(tmp_path)
 
 
 @pytest.mark.anyio
@@ -509,6 +511,62 @@ async def test_journal_itself_refuses_to_rewrite_what_a_fork_shares(kind: str, t
     await writer.rewrite(1, {9: records[8].line})
     assert await read_all(journal, "s") == records
     await writer.release()
+    await journal.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_fork_that_a_change_of_its_parent_overtakes_is_refused(kind: str, tmp_path: Path) -> None:
+    """A fork that was sealed before its parent was pruned and is made after that is refused: it would not open."""
+    make = factory_of(kind, tmp_path)
+    await store(make(), spoken(2))
+    journal = make()
+    assert isinstance(journal, Forking)
+    shared = (await read_all(journal, "s"))[10]
+    await redact(journal, "s", PHONE, ACCOUNT)
+    declared = (await prune(journal, "s", 7, ACCOUNT)).declared
+    with pytest.raises(ReplayError, match=f"fork after record {declared} or a later one"):
+        await journal.fork(forked(shared, "f"))
+    assert [info.id for info in await journal.sessions()] == ["s"]
+    await journal.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_change_that_was_declared_and_not_made_stops_no_fork(kind: str, tmp_path: Path) -> None:
+    """What is declared and never carried out has rewritten nothing: a fork of what was meant verifies."""
+    make = factory_of(kind, tmp_path)
+    await store(make(), spoken(2))
+    journal = make()
+    records = await read_all(journal, "s")
+    one = RewrittenRecord(seq=8, hash=records[7].hash, digest="0" * 64)
+    event = RecordsRewritten(action="redacted", records=(one,))
+    writer = await journal.claim("s")
+    await writer.append([
+        seal(
+            session="s", seq=len(records) + 1, at=records[-1].at, mono_ns=0, source=records[-1].dest,
+            dest=records[-1].dest, event=event, effects=(), prev=records[-1].hash,
+        )
+    ])  # fmt: skip
+    await writer.release()
+    await fork(journal, "s", 8, clock=CLOCK, name="f")
+    assert all(check.ok for check in await verify_journal(journal))
+    await journal.aclose()
+
+
+@pytest.mark.anyio
+async def test_database_of_before_finds_its_declarations(tmp_path: Path) -> None:
+    """A file that was written before declarations were indexed refuses the same forks."""
+    path = tmp_path / "runs.db"
+    await store(SqliteJournal(path), spoken(2))
+    journal = SqliteJournal(path)
+    await prune(journal, "s", 7, ACCOUNT)
+    await journal.aclose()
+    connection = sqlite3.connect(path)
+    connection.execute("DROP INDEX declarations")
+    connection.close()
+    with pytest.raises(ReplayError, match="is not declared up to there"):
+        await fork(journal, "s", 8, clock=CLOCK)
     await journal.aclose()
 
 
