@@ -7,7 +7,7 @@ everything below it. Must never hold the state of a session itself: that is the 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 from uuid import uuid4
 
 import anyio
@@ -37,10 +37,12 @@ from .runtime.opening import Room, Who
 from .runtime.paging import House, Pager
 from .runtime.parts import EngineSettings, Learns, Parts, learner_of, policy_of
 from .runtime.pipeline import ToolStats, furnish
-from .runtime.ruling import EngineRules
 from .runtime.spending import check_names
 from .runtime.stats import EngineStats, stats_of
 from .session import Session
+
+if TYPE_CHECKING:
+    from .runtime.ruling import EngineRules
 
 
 class Extras(TypedDict, total=False):
@@ -154,8 +156,10 @@ class Engine:
         return self._parts.limits
 
     @property
-    def rules(self) -> EngineRules:
+    def rules(self) -> "EngineRules":
         """What this engine decides by, for `replay.diverge`; it need not be open."""
+        from .runtime.ruling import EngineRules
+
         return EngineRules(self._parts)
 
     @property

@@ -25,6 +25,7 @@ from .values import (
     RecoveryPlan,
     ResourceUsage,
     SessionSettings,
+    Surroundings,
     ToolCall,
     ToolStatus,
     Value,
@@ -33,13 +34,14 @@ from .values import (
 
 
 class SessionOpened(Value):
-    """The session was created, or opened with other settings than it was last recorded with.
+    """The session was created, or opened with other settings, or in other surroundings, than it was last recorded with.
 
     `loan` is what its parent lends it: all its turns together use no more.
     """
 
     kind: Literal["session_opened"] = "session_opened"
     settings: SessionSettings = Field(default_factory=SessionSettings.trusted)
+    around: Surroundings = Field(default_factory=Surroundings.trusted)
     external_id: str | None = None
     user: str | None = None
     workspace: str | None = None

@@ -373,6 +373,17 @@ class SessionSettings(Value):
     on_budget: OnBudget = "fail"
 
 
+class Surroundings(Value):
+    """What an engine puts around its sessions and the core decides nothing by: the names of its middleware and of its
+    context providers, in order, and the limit of the process's memory in MiB. Recorded, so that a history can say what
+    it came about with.
+    """
+
+    middleware: tuple[str, ...] = ()
+    providers: tuple[str, ...] = ()
+    max_memory_mb: Positive | None = 1024
+
+
 class ToolSpec(Value):
     """How a tool is described to a model: a name, a sentence, and the JSON Schema of its arguments."""
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from ..core.effects import AskUser, KnownEffect, Recover, RunTool
-from ..core.values import JsonObject, PlannedCall, SessionSettings, State, ToolCall, ToolStatus
+from ..core.values import JsonObject, PlannedCall, SessionSettings, State, Surroundings, ToolCall, ToolStatus
 
 Kind: TypeAlias = Literal[
-    "order", "argument", "extra_tool", "missing_tool", "budget", "approval", "terminal_state", "prompt"
+    "order", "argument", "extra_tool", "missing_tool", "budget", "approval", "terminal_state", "prompt", "middleware"
 ]
 """What a divergence is about: what follows what; arguments of a call; a tool that runs only now, or no more; how much
 may be used, of rounds, calls, tokens, money, time or tries; whether a call may run; whether the turn ends; what the
-model is told.
+model is told; what wraps the calls of the model and of tools.
 """
 
 _BOUNDS = ("budget", "round_limit", "malformed_arguments")
@@ -138,10 +138,19 @@ class Difference(NamedTuple):
     now: str
 
 
-def setting_changes(recorded: SessionSettings, now: SessionSettings) -> tuple[Change, ...]:
+_Settings = TypeVar("_Settings", SessionSettings, Surroundings)
+
+
+def setting_changes(recorded: _Settings, now: _Settings) -> tuple[Change, ...]:
     """Return the settings that differ."""
     before, after = dict(recorded), dict(now)
-    return tuple(Change(name, str(before[name]), str(after[name])) for name in before if before[name] != after[name])
+    return tuple(
+        Change(name, _said(before[name]), _said(after[name])) for name in before if before[name] != after[name]
+    )
+
+
+def _said(value: object) -> str:
+    return (", ".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
 
 
 # --- decisions about calls --------------------------------------------------------------------------------------------

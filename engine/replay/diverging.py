@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..core.cursor import Cursor
 from ..core.events import ModelReplied, PromptReceived, UnknownEvent, UserAnswered
@@ -20,9 +20,10 @@ from ..core.record import TransitionRecord
 from ..core.session import Session
 from ..core.step import reproduce, take
 from ..core.table import fire
-from ..core.values import ModelReply, PlannedCall, SessionSettings, State, ToolCall
+from ..core.values import ModelReply, PlannedCall, SessionSettings, State, Surroundings, ToolCall
 from ..errors import IllegalTransition, InvalidEvent, JournalCorrupt, ReplayError
 from ..journal.codec import Chain
+from .around import Around, MemoryBound
 from .divergence import (
     Divergence,
     DivergenceReport,
@@ -34,16 +35,26 @@ from .divergence import (
 )
 
 
+class Declared(NamedTuple):
+    """What a configuration declares once for all sessions: what the core decides by; the system prompt, None where
+    prompts bring their own; what stands around a session, None where that is not known.
+    """
+
+    settings: SessionSettings
+    system: str | None = None
+    around: Surroundings | None = None
+
+
 class Rules(Protocol):
     """What a configuration decides by itself, beside the table."""
 
     @property
-    def system(self) -> str | None:
-        """The system prompt, None where prompts bring their own."""
+    def declared(self) -> Declared:
+        """What is declared once for all sessions."""
         ...
 
-    def settings(self) -> SessionSettings:
-        """Return what the core decides by."""
+    def memory_bound(self, tool: str) -> MemoryBound | None:
+        """Return what bounds the memory of a tool's calls; None where that is not known."""
         ...
 
     def plans(self, session: Session, calls: Sequence[ToolCall], at: str) -> tuple[PlannedCall, ...] | None:
@@ -73,7 +84,7 @@ def diverge(
     """Return everything that comes out otherwise than recorded with this code and this configuration.
 
     A history of an older release is brought up to date while it is decoded, so that it may be given here as it was
-    read. What middleware, providers and models did is in the records, and is not judged.
+    read. What middleware, providers and models did is in the records, and is not judged; that there are other ones is.
 
     Args:
         records: the whole history of one session, from sequence 1. Nothing is written anywhere.
@@ -102,13 +113,11 @@ def diverge(
 class _Core:
     """Rules of somebody who knows the settings only."""
 
-    system = None
-
     def __init__(self, settings: SessionSettings) -> None:
-        self._settings = settings
+        self.declared = Declared(settings)
 
-    def settings(self) -> SessionSettings:
-        return self._settings
+    def memory_bound(self, tool: str) -> None:
+        return None
 
     def plans(self, session: Session, calls: Sequence[ToolCall], at: str) -> None:
         return None
@@ -123,7 +132,9 @@ class _Walk:
     def __init__(self, cursor: Cursor, rules: Rules, move: Callable[[Cursor], None]) -> None:
         self._cursor = cursor
         self._rules = rules
-        self._settings = rules.settings()
+        self._settings, self._system, around = rules.declared
+        self._around = None if around is None else Around(around, rules.memory_bound)
+        self._now_around = around
         self._move = move
         self._found: list[Divergence] = []
         self._astray = False
@@ -134,6 +145,8 @@ class _Walk:
         """Return what was found."""
         cursor = self._cursor
         changes = setting_changes(cursor.opened.settings, self._settings)
+        if self._now_around is not None:
+            changes += setting_changes(cursor.opened.around, self._now_around)
         return DivergenceReport(cursor.id, self._seen, tuple(self._found), changes, self._unknown)
 
     def take(self, record: TransitionRecord) -> None:
@@ -148,6 +161,9 @@ class _Walk:
             reproduce(cursor, record)
             return
         before = self._cursor.frozen()
+        if self._around is not None:
+            for kind, text, recorded, now in self._around.differences(before, record):
+                self._report(record, kind, text, recorded, now)
         count = len(self._found)
         decided = self._decide(before, record)
         reproduced = self._follow(before, record)
@@ -175,7 +191,7 @@ class _Walk:
         return None
 
     def _check_system(self, before: Session, record: TransitionRecord, event: PromptReceived) -> None:
-        system = self._rules.system
+        system = self._system
         said = [message.text for message in event.messages if message.role == "system"]
         if system is not None and (said or before.turns == 0) and said[-1:] != [system]:
             self._report(record, "prompt", "the system prompt", _quoted(said[-1] if said else None), _quoted(system))
@@ -317,4 +333,4 @@ def _quoted(text: str | None) -> str:
     return "none" if text is None else repr(text)
 
 
-__all__ = ["HasRules", "Rules", "diverge"]
+__all__ = ["Declared", "HasRules", "Rules", "diverge"]

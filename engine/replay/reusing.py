@@ -64,6 +64,7 @@ class Reuse:
         may_run: the effects of the tools that may really run.
 
     Attributes:
+        recorded_as: None: what it gives is recorded, and the history need not say by whom.
         reused: recorded results that were given.
         run_again: what was asked of the model and the tools themselves.
         withheld: calls that would have had to run and must not.
@@ -71,6 +72,8 @@ class Reuse:
     Raises:
         ReplayError: the history does not reproduce.
     """
+
+    recorded_as: str | None = None
 
     def __init__(
         self,

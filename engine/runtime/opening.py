@@ -18,6 +18,7 @@ from ..tools.encode import complaint
 from .answering import with_due_times
 from .parts import Parts
 from .spending import admit, declared_tokens
+from .surroundings import surroundings
 
 
 class Who(TypedDict, total=False):
@@ -84,7 +85,8 @@ def check_siblings(parent: str, room: Room, loan: Loan | None) -> None:
 
 
 def opening_event(session: Session, parts: Parts, who: Who, loan: Loan | None = None) -> SessionOpened | None:
-    """Return the event that records whose session it is and by which settings it goes on, where something of it is new.
+    """Return the event that records whose session it is, by which settings it goes on and in what surroundings, where
+    something of it is new.
 
     Args:
         session: the snapshot that was rebuilt.
@@ -98,10 +100,11 @@ def opening_event(session: Session, parts: Parts, who: Who, loan: Loan | None = 
     known = session.opened
     given = {name: value for name, value in {**who, "loan": loan}.items() if value is not None}
     settings = parts.limits.settings(parts.settings.on_unknown, declared_tokens(parts.parameters))
+    now = {"settings": settings, "around": surroundings(parts)}
     try:
         # Validated, not copied: what the journal could not be read with later is refused here.
         # Cleaned before it is compared: what was recorded is.
-        event = parts.clean(SessionOpened.model_validate({**dict(known), **given, "settings": settings}))
+        event = parts.clean(SessionOpened.model_validate({**dict(known), **given, **now}))
         canonical(event)
     except (ValidationError, EncodingError) as error:
         reason = complaint(error) if isinstance(error, ValidationError) else str(error)

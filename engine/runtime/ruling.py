@@ -10,10 +10,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from ..core.session import Session
-from ..core.values import ModelReply, PlannedCall, SessionSettings, ToolCall
+from ..core.values import ModelReply, PlannedCall, ToolCall
+from ..replay.around import MemoryBound
+from ..replay.diverging import Declared
+from ..tools.function import FunctionTool
+from ..tools.isolation import memory_bounds
 from .answering import with_due_times
 from .parts import Parts
 from .spending import admit, cost_of, declared_tokens
+from .surroundings import surroundings
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -45,14 +50,16 @@ class EngineRules:
         self._parts = parts._replace(clock=self._clock)
 
     @property
-    def system(self) -> str | None:
-        """The system prompt, None where prompts bring their own."""
-        return self._parts.settings.system
-
-    def settings(self) -> SessionSettings:
-        """Return what the core decides by."""
+    def declared(self) -> Declared:
+        """What is declared once for all sessions."""
         parts = self._parts
-        return parts.limits.settings(parts.settings.on_unknown, declared_tokens(parts.parameters))
+        settings = parts.limits.settings(parts.settings.on_unknown, declared_tokens(parts.parameters))
+        return Declared(settings, parts.settings.system, surroundings(parts))
+
+    def memory_bound(self, tool: str) -> MemoryBound | None:
+        """Return what bounds the memory of a tool's calls; None where that is not known."""
+        found = self._parts.toolbox.get(tool)
+        return MemoryBound(*memory_bounds(found)) if isinstance(found, FunctionTool) else None
 
     def plans(self, session: Session, calls: Sequence[ToolCall], at: str) -> tuple[PlannedCall, ...]:
         """Return the decision about each call, as of the time `at`."""

@@ -30,6 +30,7 @@ from ..ports import Emit, Model, ModelRequest, Tool
 from ..replay.comparison import compare
 from ..replay.diverging import diverge
 from ..replay.reusing import Reuse
+from ..runtime.surroundings import recorded_name
 
 Mode: TypeAlias = Literal["replay", "record", "update"]
 
@@ -162,7 +163,8 @@ def _from_recording(setup: Setup, recorded: Sequence[TransitionRecord]) -> Setup
     setup["model"] = _Nobody()
     setup["middleware"] = (given, *setup.get("middleware", ()))
     if setup.get("providers"):
-        setup["providers"] = (_RecordedContexts(recorded),)
+        first, *others = (recorded_name(provider) for provider in setup["providers"])
+        setup["providers"] = (_RecordedContexts(recorded, first), *(_RecordedContexts((), name) for name in others))
     setup.pop("predictor", None)
     return setup
 
@@ -178,9 +180,15 @@ class _Nobody:
 
 
 class _RecordedContexts:
-    """A provider that adds what was added when the session was recorded: once a turn, in order."""
+    """A provider that adds what was added when the session was recorded: once a turn, in order.
 
-    def __init__(self, recorded: Iterable[TransitionRecord]) -> None:
+    Args:
+        recorded: the recording; none for one that only stands in the place of another.
+        recorded_as: the name of the provider in whose place it stands.
+    """
+
+    def __init__(self, recorded: Iterable[TransitionRecord], recorded_as: str | None) -> None:
+        self.recorded_as = recorded_as
         self._contexts: deque[tuple[Message, ...]] = deque()
         begins = False
         for record in recorded:

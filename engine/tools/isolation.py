@@ -60,6 +60,14 @@ def is_isolated(tool: Tool) -> bool:
     return isinstance(tool, FunctionTool) and tool.isolated
 
 
+def memory_bounds(tool: FunctionTool[..., object]) -> tuple[int | None, int | None]:
+    """Return how many bytes a call may use, and how many it may map; None where nothing bounds it."""
+    limits = tool.worker_limits
+    given = (None, None) if limits is None else (limits.tree_memory_mb, limits.address_space_mb)
+    used, mapped = (None if mib is None else mib << 20 for mib in given)
+    return used, mapped
+
+
 def check_bounded(tool: Tool, demanded: MemoryStrength) -> None:
     """Make sure that a tool can run as it is made, bounded as the engine demands.
 

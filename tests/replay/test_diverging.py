@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -11,19 +11,31 @@ import pytest
 from engine import Engine, EngineSettings, Limits, ModelReply, State, ToolCall, Usage, tool
 from engine.core.actions import finish_turn
 from engine.core.cursor import Cursor
+from engine.core.events import (
+    ContextPrepared,
+    Faulted,
+    ModelReplied,
+    PromptReceived,
+    RecoveryFailed,
+    SessionOpened,
+    ToolFinished,
+)
 from engine.core.loops import LoopLimits
 from engine.core.money import Price
 from engine.core.record import TransitionRecord
 from engine.core.table import ROWS, Row, fire_through_machine, validate
-from engine.core.values import SessionSettings
+from engine.core.values import Message, PlannedCall, ResourceUsage, SessionSettings, Surroundings, ToolStatus
 from engine.errors import ReplayError
 from engine.journal import MemoryJournal
 from engine.journal.codec import UPCASTERS, decode
 from engine.models import FunctionModel
-from engine.ports import Decision, ToolOptions
+from engine.ports import Decision, ModelRequest, Tool, ToolContext, ToolOptions, ToolOutput
 from engine.replay import diverge
+from engine.testing.recording import Recording
 from engine.testing.records import chain, read_all
+from engine.tools.function import FunctionTool
 from engine.tools.policy import DENY_CHANGES, RulePolicy
+from engine.tools.workers import WorkerLimits
 
 pytestmark = pytest.mark.anyio
 
@@ -228,6 +240,141 @@ async def test_consequence_is_told_with_its_cause() -> None:
     assert all(divergence.now.endswith("then processing") for divergence in report.divergences)
 
 
+class Masking:
+    """A middleware that changes nothing in these tests: that it is there is what they look at."""
+
+    def __init__(self, recorded_as: str | None = "Masking") -> None:
+        self.recorded_as = recorded_as
+
+    async def around_model(
+        self, request: ModelRequest, call: Callable[[ModelRequest], Awaitable[ModelReply]]
+    ) -> ModelReply:
+        """Ask the model."""
+        return await call(request)
+
+    async def around_tool(
+        self, context: ToolContext, call: Callable[[ToolContext], Awaitable[ToolOutput]]
+    ) -> ToolOutput:
+        """Run the tool."""
+        return await call(context)
+
+
+class Weather:
+    """A context provider."""
+
+    async def provide(self, session: str, messages: Sequence[Message]) -> Sequence[Message]:
+        """Say what the weather is like."""
+        return [Message(role="user", text="It rains.")]
+
+
+AROUND: dict[str, tuple[dict[str, Any], dict[str, Any], list[tuple[str, str, str, str]]]] = {
+    "middleware that is new": (
+        {}, {"middleware": [Masking()]}, [("middleware", "none", "Masking", "model_replied")],
+    ),
+    "middleware that is gone": (
+        {"middleware": [Masking()]}, {}, [("middleware", "Masking", "none", "model_replied")],
+    ),
+    "middleware of another version": (
+        {"middleware": [Masking("Masking 1")]}, {"middleware": [Masking("Masking 2")]},
+        [("middleware", "Masking 1", "Masking 2", "model_replied")],
+    ),
+    "middleware in another order": (
+        {"middleware": [Masking("A"), Masking("B")]}, {"middleware": [Masking("B"), Masking("A")]},
+        [("middleware", "A, B", "B, A", "model_replied")],
+    ),
+    "a context provider that is gone": (
+        {"providers": [Weather()]}, {}, [("prompt", "Weather", "none", "context_prepared")],
+    ),
+    "a context provider that is new": (
+        {}, {"providers": [Weather()]}, [("prompt", "none", "Weather", "context_prepared")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("was", "now", "found"), AROUND.values(), ids=AROUND)
+async def test_what_stands_around_a_session_is_judged_by_name(
+    was: dict[str, Any], now: dict[str, Any], found: list[tuple[str, str, str, str]]
+) -> None:
+    """Other middleware and other context providers are told at the first record that shows them, and as a change."""
+    records = await recorded(shop(**was))
+    report = diverge(records, shop(**now))
+    assert [
+        (divergence.kind, divergence.recorded, divergence.now, records[divergence.seq - 1].trigger)
+        for divergence in report.divergences
+    ] == found
+    assert [(change.recorded, change.now) for change in report.changes] == [(found[0][1], found[0][2])]
+
+
+async def test_each_opening_says_what_it_stood_in() -> None:
+    """A session that went on with other middleware is judged by what each of its turns had."""
+    journal = MemoryJournal()
+    for version in ("1", "2"):
+        await recorded(shop(journal=journal, middleware=[Masking(f"Masking {version}")]))
+    records = list(await read_all(journal, "s"))
+    report = diverge(records, shop(middleware=[Masking("Masking 2")]))
+    assert [(found.recorded, found.now) for found in report.divergences] == [("Masking 1", "Masking 2")]
+    assert report.changes == ()
+
+
+def limited(**limits: int) -> FunctionTool[..., object]:
+    """Return a tool of one name in a process with these limits."""
+    return tool(effect="read", isolation="process", limits=WorkerLimits(**limits))(weigh)
+
+
+def weigh(item: str) -> int:
+    """Weigh it."""
+    return len(item)
+
+
+def weighed(peak_mb: int, status: ToolStatus = ToolStatus.COMPLETED, limit_mb: int = 64) -> list[TransitionRecord]:
+    """Return a history of a call that used so much memory, and of a turn that met the limit of the process."""
+    call = ToolCall(id="c1", name="weigh", arguments={"item": "x"})
+    used = ResourceUsage(peak_memory_bytes=peak_mb << 20)
+    events = (
+        SessionOpened(around=Surroundings(max_memory_mb=limit_mb)),
+        PromptReceived(messages=(Message(role="user", text="weigh it"),)),
+        ContextPrepared(),
+        ModelReplied(
+            reply=ModelReply(tool_calls=(call,)), plans=(PlannedCall(call_id="c1", effect="read", timeout_s=60),)
+        ),
+        ToolFinished(call_id="c1", status=status, content="1", resources=used),
+        Faulted.of("memory_limit", "no memory"),
+        RecoveryFailed(),
+    )
+    return Recording().play(events).records
+
+
+WEIGHED: dict[str, tuple[list[TransitionRecord], Tool, list[str]]] = {
+    "a smaller limit of a call": (weighed(90), limited(tree_memory_mb=64), ["90 MiB used → up to 64 MiB"]),
+    "a limit that still holds it": (weighed(40), limited(tree_memory_mb=64), []),
+    "a greater limit of a call": (
+        weighed(90, ToolStatus.MEMORY_EXCEEDED), limited(tree_memory_mb=640), ["90 MiB were too much → up to 640 MiB"],
+    ),
+    "a call that nothing bounds now": (
+        weighed(90, ToolStatus.MEMORY_EXCEEDED), tool(weigh), ["90 MiB were too much → up to any amount"],
+    ),
+    "a limit on what is mapped": (weighed(90, ToolStatus.MEMORY_EXCEEDED), limited(address_space_mb=640), []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("records", "now", "found"), WEIGHED.values(), ids=WEIGHED)
+def test_memory_of_a_call_is_judged_by_what_was_measured(
+    records: list[TransitionRecord], now: Tool, found: list[str]
+) -> None:
+    """A limit that the recorded peak is beyond, and one that it would have kept, are told; no process is started."""
+    report = diverge(records, Engine(model=Scripted(), tools=[now], limits=Limits(max_memory_mb=64)))
+    assert [f"{one.recorded} → {one.now}" for one in report.divergences if one.kind == "budget"] == found
+
+
+@pytest.mark.parametrize(("limit_mb", "found"), [(64, []), (32, []), (512, ["up to 512 MiB"]), (None, ["no limit"])])
+def test_memory_of_the_process_is_judged_by_its_limit(limit_mb: int | None, found: list[str]) -> None:
+    """A turn that ended for want of memory would not have under a greater limit; a smaller one is only a change."""
+    now = limited(tree_memory_mb=640)
+    report = diverge(weighed(40), Engine(model=Scripted(), tools=[now], limits=Limits(max_memory_mb=limit_mb)))
+    assert [one.now for one in report.divergences] == found
+    assert [change.name for change in report.changes] == ["max_memory_mb"] * (limit_mb != 64)
+
+
 class Nails:
     """A policy that decides as the rules do, written anew."""
 
@@ -255,6 +402,7 @@ PRESERVED: dict[str, dict[str, Any]] = {
     "one more rule, in another order": {"policy": RulePolicy(["deny launch", "allow order(item=nails)"], version="1")},
     "a policy written anew": {"policy": Nails()},
     "limits that nothing reaches": {"limits": {"max_tool_rounds": 60, "max_tool_calls": 50, "max_tokens": 10**6}},
+    "middleware that histories need not name": {"middleware": [Masking(None)]},
     "how much is kept in memory": {"limits": {"history_ring": 10, "turns_ring": 3, "stream_buffer": 8}},
 }
 
