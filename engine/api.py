@@ -151,6 +151,11 @@ class Engine:
             await group.__aexit__(None, None, None)
 
     @property
+    def parts(self) -> Parts:
+        """What this engine is made of, for whatever makes another one like it."""
+        return self._parts
+
+    @property
     def limits(self) -> Limits:
         """The limits of this engine."""
         return self._parts.limits

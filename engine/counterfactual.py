@@ -95,9 +95,10 @@ async def counterfactual(
         UsageError: the fact is not about what record `seq` is about, or the journal cannot share histories.
     """
     records = [record async for record in read_history(journal, session)]
+    first = records[0].seq  # greater than 1 where the beginning was pruned
     start = _turn_of(records, seq)
     if fact is not None:
-        _check_fact(records[seq - 1], fact)
+        _check_fact(records[seq - first], fact)
     tools, approver = setup.get("tools", ()), setup.get("approver")
     extras = cast(Extras, {name: value for name, value in setup.items() if name not in _OWN})
     facts = {} if fact is None else {seq: fact}
@@ -109,7 +110,7 @@ async def counterfactual(
     ) as engine:
         again = await engine.open(name)
         pending: tuple[Request, ...] = ()
-        for prompt in _prompts(records[start - 1 :], extras):
+        for prompt in _prompts(records[start - first :], extras):
             result = await _answered(again, await again.ask(prompt), reuse, approver)
             pending = result.pending
             if result.outcome is Outcome.WAITING:
@@ -126,11 +127,35 @@ async def counterfactual(
     )
 
 
+def setup_of(engine: Engine) -> Setup:
+    """Return the setup of a re-run with what an engine is made of; it need not be open, and is not used itself.
+
+    What watches and what learns stays out: a question about what would have happened is nothing that happened.
+    """
+    parts = engine.parts
+    tools = [tool for spec in parts.toolbox.specs if (tool := parts.toolbox.get(spec.name)) is not None]
+    setup = Setup(
+        model=parts.model,
+        tools=tools,
+        limits=parts.limits,
+        settings=parts.settings,
+        clock=parts.clock,
+        middleware=parts.middleware,
+        providers=parts.providers,
+    )
+    if parts.policy is not None:
+        setup["policy"] = parts.policy
+    if parts.redactor is not None:
+        setup["redactor"] = parts.redactor
+    return setup
+
+
 def _turn_of(records: Sequence[TransitionRecord], seq: int) -> int:
     """Return the record that opened the turn around record `seq`."""
-    if not 1 <= seq <= len(records):
-        raise ReplayError(f"there is no record {seq}: this history's count from 1 to {len(records)}")
-    for record in reversed(records[:seq]):
+    first, last = records[0].seq, records[-1].seq
+    if not first <= seq <= last:
+        raise ReplayError(f"there is no record {seq}: this history's count from {first} to {last}")
+    for record in reversed(records[: seq - first + 1]):
         if record.trigger == "prompt_received":
             return record.seq
     raise ReplayError(f"record {seq} stands before the first turn: nothing follows from it that could run again")
@@ -198,4 +223,4 @@ def _call_of(result: TurnResult, request: Request) -> ToolCall | None:
     return None
 
 
-__all__ = ["READS", "Counterfactual", "Setup", "counterfactual"]
+__all__ = ["READS", "Counterfactual", "Setup", "counterfactual", "setup_of"]

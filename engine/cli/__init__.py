@@ -17,6 +17,7 @@ from .._version import __version__
 from ..errors import EngineError, JournalTooNew, NotAJournal, UsageError
 from . import (
     check,
+    counterfactuals,
     demo,
     differences,
     doctor,
@@ -57,6 +58,12 @@ _COMMANDS = (
         differences.diff,
     ),
     _Command("fork", "a session that begins with the records of another", forks.add_fork_options, forks.fork),
+    _Command(
+        "counterfactual",
+        "a recorded session again with one fact changed",
+        counterfactuals.add_counterfactual_options,
+        counterfactuals.run_counterfactual,
+    ),
     _Command(
         "inspect", "look at a history: a page, a trace, a diagram", inspecting.add_inspect_options, inspecting.inspect
     ),

@@ -9,6 +9,7 @@ import math
 from argparse import ArgumentParser, Namespace
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..api import read_history
 from ..core.events import ModelReplied, PromptReceived, ToolFinished
@@ -58,16 +59,15 @@ class Numbers:
 
     def take(self, record: TransitionRecord) -> None:
         """Add one record."""
+        self.note(record)
         self.records += 1
         self.state = record.dest
         if record.source is not record.dest:
             self.entered[record.dest.value] += 1
         match record.event:
-            case PromptReceived(direct_calls=calls):
+            case PromptReceived():
                 self.turns += 1
-                self._names = {call.id: call.name for call in calls}
             case ModelReplied(reply=reply):
-                self._names |= {call.id: call.name for call in reply.tool_calls}
                 if reply.usage is not None:
                     self.usage = self.usage + reply.usage
             case ToolFinished() as end:
@@ -76,6 +76,16 @@ class Numbers:
                 numbers.durations_s.append(end.duration_s)
             case _:
                 self.faults += record.dest is State.ERROR and record.source is not State.ERROR
+
+    def note(self, record: TransitionRecord) -> None:
+        """Learn what calls are called, also from a record that is not counted here."""
+        match record.event:
+            case PromptReceived(direct_calls=calls):
+                self._names = {call.id: call.name for call in calls}
+            case ModelReplied(reply=reply):
+                self._names |= {call.id: call.name for call in reply.tool_calls}
+            case _:
+                pass
 
     def add(self, other: Numbers) -> None:
         """Add what other histories add up to."""
@@ -109,28 +119,42 @@ def stats(options: Namespace, screen: Screen) -> int:
     return run_command(work)
 
 
-async def collect(name: str, session: str | None = None) -> dict[str, Numbers]:
-    """Return the numbers of each session, or of the one.
+class Found(NamedTuple):
+    """What was found: each session with everything it begins with, and all together, what forks share counted once."""
+
+    sessions: dict[str, Numbers]
+    total: Numbers
+
+
+async def collect(name: str, session: str | None = None) -> Found:
+    """Return the numbers of each session, or of the one, and of all together.
 
     Raises:
         UsageError: there is no such journal or session.
         JournalError: a history cannot be read, or is damaged.
     """
     found: dict[str, Numbers] = {}
+    total = Numbers()
     async with existing_journal(name) as journal:
         with progress("stats") as show:
-            for key in await chosen_sessions(journal, session):
+            chosen = await chosen_sessions(journal, session)
+            for key in chosen:
                 numbers = found[key] = Numbers()
+                own = Numbers()
                 async for record in read_history(journal, key):
                     numbers.take(record)
+                    # What a fork shares is its parent's, and counted there.
+                    if record.session == key or record.session not in chosen:
+                        own.take(record)
+                    else:
+                        own.note(record)
+                total.add(own)
                 show(numbers.records)
-    return found
+    return Found(found, total)
 
 
-def _show(found: dict[str, Numbers], screen: Screen) -> None:
-    total = Numbers()
-    for numbers in found.values():
-        total.add(numbers)
+def _show(given: Found, screen: Screen) -> None:
+    found, total = given
     width = min(40, max((len(name) for name in found), default=7))
     screen.line(
         screen.paint(

@@ -1,7 +1,8 @@
-"""`diff`: a journal against an engine, or two sessions against each other; and `fork`. The exit status says it all."""
+"""`diff`: a journal against an engine, or two sessions; `fork` and `counterfactual`. The exit status says it all."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ from engine.models import FunctionModel
 model = FunctionModel(lambda request: ModelReply(text="never asked"))
 tools = World("notes.db").tools()
 same = Engine(model=model, tools=tools)
+
+
+def _say(request):
+    results = [message.text for message in request.messages if message.role == "tool"]
+    return ModelReply(text=f"Results: {', '.join(results)}")
+
+
+saying = Engine(model=FunctionModel(_say), tools=tools)
 smaller = Engine(model=model, tools=tools[:1])
 """
 
@@ -77,3 +86,75 @@ def test_fork_goes_on_and_leaves_its_parent(command: Run, journal: str) -> None:
     assert command("diff", "--journal", journal, "a", "a2", "--json").json["only_left"] == 0
     assert command("replay", "--journal", journal, "--json").json["diverged"] == 0
     assert command("fork", "--journal", journal, "a", "--at", "99").status == 1
+
+
+def test_fork_is_counted_once_in_all(command: Run, journal: str) -> None:
+    """`stats` shows a fork with everything it begins with; in the total what it shares counts once."""
+    before = command("stats", "--journal", journal, "--json").json
+    command("fork", "--journal", journal, "a", "--at", "8", "--name", "a2")
+    after = command("stats", "--journal", journal, "--json").json
+    assert after["sessions"]["a2"]["records"] == before["sessions"]["a"]["records"] + 1
+    assert after["sessions"]["a2"]["tools"] == before["sessions"]["a"]["tools"]
+    assert after["total"]["records"] == before["total"]["records"] + 1
+    assert after["total"]["tools"] == before["total"]["tools"]
+    alone = command("stats", "--journal", journal, "a2", "--json").json
+    assert alone["total"]["records"] == alone["sessions"]["a2"]["records"] == 9
+
+
+def test_counterfactual_reuses_what_does_not_depend_on_the_change(command: Run, journal: str, shop: str) -> None:
+    """One of two results is another one: both are given, no tool runs, and only the last reply is asked anew."""
+    end = _first_end(command, journal)
+    change = ("--at", str(end), "--change", '{"content": "40 degrees"}')
+    done = command("counterfactual", "--journal", journal, "a", *change, "--engine", f"{shop}:saying", "--json")
+    found = done.json
+    assert done.status == 0, done.err
+    assert sorted(use["kind"] for use in found["reused"]) == ["model", "tool", "tool"]
+    assert [use["kind"] for use in found["run_again"]] == [use["kind"] for use in found["invalidated"]] == ["model"]
+    assert found["comparison"]["changed"] == 2
+    told = command("replay", "--journal", journal, found["session"], "--json")
+    assert told.json["diverged"] == 0
+    assert command("replay", "--journal", journal, "a", "--json").json["records"] == 8
+    done = command("counterfactual", "--journal", journal, "a", *change, "--engine", f"{shop}:saying")
+    assert "reused: 3 (the model, get_weather)" in done.out
+
+
+def test_f2_counterfactual_withholds_writes_unless_they_may_run(command: Run, journal: str, shop: str) -> None:
+    """A write that was not recorded is withheld, which is status 1, and runs where it is allowed by name."""
+    reply = '{"reply": {"tool_calls": [{"id": "n1", "name": "write_note", "arguments": {"text": "buy tea"}}]}}'
+    asked = ("counterfactual", "--journal", journal, "b", "--at", "4", "--change", reply, "--engine", f"{shop}:saying")
+    done = command(*asked, "--json")
+    assert (done.status, [use["name"] for use in done.json["withheld"]]) == (1, ["write_note"]), done.err
+    done = command(*asked, "--may-run", "write", "--json")
+    assert (done.status, done.json["withheld"]) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (("a", "--at", "99"), 1),
+        (("a", "--at", "99", "--change", "{}"), 1),
+        (("a", "--at", "1"), 1),
+        (("nobody", "--at", "1"), 2),
+        (("a", "--at", "2", "--change", "{}"), 2),
+        (("a", "--at", "4", "--change", "{"), 2),
+        (("a", "--at", "4", "--change", "[]"), 2),
+        (("a", "--at", "4", "--change", '{"kind": "resumed"}'), 2),
+        (("a", "--at", "4", "--change", '{"nothing": 1}'), 2),
+        (("a", "--at", "4", "--may-run", "anything"), 2),
+    ],
+)
+def test_bad_counterfactual_is_told(
+    command: Run, journal: str, shop: str, arguments: tuple[str, ...], status: int
+) -> None:
+    """What cannot be changed is told in one line, and no session is made."""
+    done = command("counterfactual", "--journal", journal, *arguments, "--engine", f"{shop}:saying")
+    assert done.status == status, done.out
+    assert "Traceback" not in done.err
+    assert command("stats", "--journal", journal, "--json").json["total"]["sessions"] == 2
+
+
+def _first_end(command: Run, journal: str) -> int:
+    """Return the record of the first result of session a."""
+    command("export", "--journal", journal, "--format", "jsonl", "--output", "a.jsonl")
+    lines = [json.loads(line) for line in Path("a.jsonl").read_text(encoding="utf-8").splitlines()]
+    return next(int(line["seq"]) for line in lines if (line["session"], line["trigger"]) == ("a", "tool_finished"))
