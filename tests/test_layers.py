@@ -35,6 +35,7 @@ LAYERS = (
 
 NEIGHBOURS = {
     ("cli", "inspect"): "the commands `graph` and `inspect` print what inspect draws",
+    ("cli", "counterfactual"): "the command of that name runs one",
     ("cli", "cluster"): "the command line starts dispatchers",
 }
 

@@ -14,7 +14,7 @@ import re
 import stat
 import sys
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import sha256
@@ -45,8 +45,18 @@ class _Located(Protocol):
     def path(self) -> str: ...
 
 
+@runtime_checkable
+class _Holding(Protocol):
+    @property
+    def blobs(self) -> MemoryBlobs: ...
+
+
 def blobs_beside(journal: Journal) -> MemoryBlobs | FolderBlobs:
-    """Return the store that belongs to a journal: the folder `<path>.blobs` beside its file, else one in memory."""
+    """Return the store that belongs to a journal: its own, the folder `<path>.blobs` beside its file, else a new one in
+    memory.
+    """
+    if isinstance(journal, _Holding):
+        return journal.blobs
     if sys.platform != "win32" and isinstance(journal, _Located):
         return FolderBlobs(f"{journal.path}.blobs")
     return MemoryBlobs()
@@ -114,6 +124,14 @@ class MemoryBlobs:
         _check_range(offset, length)
         return (await self.get(name))[offset : offset + length]
 
+    async def names(self) -> Sequence[str]:
+        """Return the names of everything that is held, sorted."""
+        return sorted(self._held)
+
+    async def remove(self, name: str) -> None:
+        """Forget a value; nothing happens where it is not there."""
+        self._bytes -= len(self._held.pop(_check_name(name), b""))
+
 
 class FolderBlobs:
     """Keep values as files in a folder, which is created (0700) at the first `put`. Several processes may use it.
@@ -165,6 +183,42 @@ class FolderBlobs:
         _check_name(name)
         _check_range(offset, length)
         return await to_thread.run_sync(partial(self._read, name, offset, length))
+
+    async def names(self) -> Sequence[str]:
+        """Return the names of everything that is stored, sorted.
+
+        Raises:
+            JournalUnavailable: the folder cannot be read.
+        """
+        return await to_thread.run_sync(self._names)
+
+    async def remove(self, name: str) -> None:
+        """Remove a value durably, and what a killed `put` left behind; nothing happens where it is not there.
+
+        Raises:
+            JournalUnavailable: it could not be removed.
+        """
+        await to_thread.run_sync(self._remove, _check_name(name))
+
+    def _names(self) -> list[str]:
+        with self._translated():
+            try:
+                with self._opened(create=False) as folder:
+                    return sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name))  # noqa: PTH208 - by descriptor
+            except FileNotFoundError:
+                return []
+
+    def _remove(self, name: str) -> None:
+        with self._translated():
+            try:
+                with self._opened(create=False) as folder:
+                    fcntl.flock(folder, fcntl.LOCK_EX)
+                    for one in (name, _TEMPORARY):
+                        with suppress(FileNotFoundError):
+                            os.unlink(one, dir_fd=folder)
+                    os.fsync(folder)
+            except FileNotFoundError:
+                return
 
     def _put(self, data: bytes) -> str:
         name = sha256(data).hexdigest()

@@ -7,6 +7,7 @@ never do I/O. It may be shared by several event loops of one process as long as 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ..core.record import TransitionRecord
 from ..core.values import check_id
@@ -15,6 +16,9 @@ from ..ports import SessionInfo, StoredLine, Tail, Writer
 from ._orders import check_fork, check_next, check_page, external_id_of, parent_of
 from .codec import GENESIS
 from .forking import Origin, check_declared, check_unshared
+
+if TYPE_CHECKING:
+    from .blobs import MemoryBlobs
 
 
 class _History:
@@ -109,6 +113,16 @@ class MemoryJournal:
 
     def __init__(self) -> None:
         self._histories: dict[str, _History] = {}
+        self._blobs: MemoryBlobs | None = None
+
+    @property
+    def blobs(self) -> MemoryBlobs:
+        """What is kept beside the histories: long results, up to a number of bytes."""
+        if self._blobs is None:
+            from .blobs import MemoryBlobs
+
+            self._blobs = MemoryBlobs()
+        return self._blobs
 
     async def claim(self, session: str, *, takeover: bool = False) -> Writer:
         """Return the right to append; see `ports.Journal.claim`."""

@@ -38,12 +38,14 @@ from ..errors import (
     UnknownSession,
     UsageError,
 )
+from ..journal.blobs import blobs_beside
 from ..journal.canonical import canonical
 from ..journal.codec import GENESIS, Chain, rewrite, seal
 from ..journal.forking import Forking, check_unshared
 from ..journal.keeping import Rewriting
 from ..journal.snapshots import message_lines, session_text
 from ..ports import Clock, Journal, Writer
+from .kept_results import clean_copies, with_copies
 
 _PAGE = 512
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -82,9 +84,9 @@ class Rewritten:
 async def redact(journal: Journal, session: str, value: str, account: Account) -> Rewritten:
     """Take a value out of every record of a session, however it is escaped there, and say so on record.
 
-    Ids of calls and requests stay; `left` tells where one holds the value. What tools spilled beside the journal stays,
-    too. The hash of a record that was redacted is still that of what it was: who knows all the rest of it can try out
-    values that are easy to guess.
+    Results that were too long for the model are kept beside the journal; the value is taken out of those of this
+    session, too. Ids of calls and requests stay; `left` tells where one holds the value. The hash of a record that was
+    redacted is still that of what it was: who knows all the rest of it can try out values that are easy to guess.
 
     Where a fork shares a record that holds the value, neither of the two is changed: prune the fork up to a point of
     its own, where it stands by itself.
@@ -104,10 +106,12 @@ async def redact(journal: Journal, session: str, value: str, account: Account) -
     """
     redactor = Redactor({_NAME: value}, field_names=())
     async with _held(journal, session) as (writer, records):
+        blobs = blobs_beside(journal)
+        copies = await clean_copies(blobs, session, redactor)
         cursor = Cursor(Session(session))
         changed: dict[int, TransitionRecord] = {}
         for record in records:
-            event, effects = _taken(cursor, record, redactor)
+            event, effects = _taken(cursor, record, with_copies(redactor.clean(record.event), copies))
             if event != record.event or effects != record.effects:
                 if record.session != session:
                     raise HistoryShared(record.session, (session,))
@@ -118,6 +122,8 @@ async def redact(journal: Journal, session: str, value: str, account: Account) -
         left = tuple(record.seq for record in now if redactor.text(record.line) != record.line)
         declared = await _declare(writer, _Change("redacted", cursor, records[-1].hash, account), changed)
         await _rewriter(writer, journal).rewrite(1, {seq: record.line for seq, record in changed.items()})
+        for name in copies:
+            await blobs.remove(name)
     return Rewritten(session, tuple(changed), 0, declared, left)
 
 
@@ -216,10 +222,9 @@ def _needed(record: TransitionRecord) -> UsageError:
 
 
 def _taken(
-    cursor: Cursor, record: TransitionRecord, redactor: Redactor
+    cursor: Cursor, record: TransitionRecord, event: KnownEvent | UnknownEvent
 ) -> tuple[KnownEvent | UnknownEvent, tuple[KnownEffect, ...]]:
-    """Advance over a record without the value; return its event and effects without it."""
-    event = redactor.clean(record.event)
+    """Advance over a record whose event is without the value; return that and the effects without it."""
     if isinstance(event, UnknownEvent):
         if event != record.event and not record.begins:
             raise UsageError(

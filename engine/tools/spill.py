@@ -77,7 +77,7 @@ async def spilled(text: str, blobs: Blobs, session: str, max_bytes: int) -> Spil
     handle = None
     try:
         with anyio.CancelScope(shield=True):
-            handle = await blobs.put(_header(session, len(data)) + data)
+            handle = await blobs.put(kept_form(session, text))
     except Exception:
         logger.exception("a long result could not be kept", session=session, bytes=len(data))
     return Spilled(preview(text, data, handle, max_bytes), handle)
@@ -101,6 +101,26 @@ def preview(text: str, data: bytes, handle: str | None, max_bytes: int) -> str:
     head = _cut(data, int(room * _HEAD_SHARE))
     tail = _cut(data, size - (room - head))
     return first + _decoded(data[:head]) + gap.format(head, tail, way.format(head)) + _decoded(data[tail:])
+
+
+def preview_of(text: str, handle: str, max_bytes: int) -> str:
+    """Return what the model gets of a text that is kept under a handle; the text itself where it fits."""
+    return text if fits(text, max_bytes) else preview(text, _encoded(text), handle, max_bytes)
+
+
+def kept_form(session: str, text: str) -> bytes:
+    """Return what is kept of a session's text."""
+    data = _encoded(text)
+    return _header(session, len(data)) + data
+
+
+def kept_text(session: str, kept: bytes) -> str | None:
+    """Return the text that is kept for a session, None where it is another one's, or no text."""
+    try:
+        _size(kept[:_HEADER_BYTES], session)
+    except (UsageError, ValueError):
+        return None
+    return _decoded(kept[_HEADER_BYTES:])
 
 
 def read_tool(blobs: Blobs, max_bytes: int) -> Tool:

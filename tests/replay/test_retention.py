@@ -12,10 +12,11 @@ import anyio
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from engine import Engine, ModelReply, Prompt, State
-from engine.core.events import RecordsRewritten, RewrittenRecord, SessionOpened, UserAnswered
+from engine import Engine, ModelReply, Prompt, State, ToolCall, tool
+from engine.core.events import RecordsRewritten, RewrittenRecord, SessionOpened, ToolFinished, UserAnswered
 from engine.core.grants import GrantTerms
 from engine.core.session import Session
+from engine.core.values import JsonObject
 from engine.errors import (
     HistoryShared,
     JournalCorrupt,
@@ -26,12 +27,13 @@ from engine.errors import (
     UsageError,
 )
 from engine.journal import MemoryJournal, SqliteJournal
+from engine.journal.blobs import blobs_beside
 from engine.journal.canonical import canonical
 from engine.journal.codec import Chain, decode, rewrite, seal
 from engine.journal.forking import Forking
 from engine.journal.keeping import Checkpointing, Rewriting
 from engine.models import FunctionModel
-from engine.ports import Journal, Writer
+from engine.ports import Journal, ModelRequest, Writer
 from engine.replay import (
     Account,
     Timeline,
@@ -50,6 +52,7 @@ from engine.testing.forking import forked
 from engine.testing.recording import Recording
 from engine.testing.records import read_all
 from engine.testing.strategies import recordings
+from engine.tools.spill import kept_form
 from tests.core.scenarios import ASK, ASKED, RUN, SESSIONS, ended, prompt, reply, says
 from tests.journal.children import start
 from tests.journal.stores import DURABLE, KINDS, factory_of
@@ -117,6 +120,65 @@ async def test_redacted_value_is_in_no_file(kind: str, tmp_path: Path) -> None:
     assert PHONE.encode() not in bytes_in(tmp_path)
     await journal.aclose()
     assert PHONE.encode() not in bytes_in(tmp_path)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_redaction_reaches_what_is_kept_beside_the_journal(kind: str, tmp_path: Path) -> None:
+    """A long result is kept without the value, under another name that the records have; a preview that cut the value
+    in two shows no half of it; results of other sessions stay.
+    """
+    limit = 1100
+    numbers = " ".join(f"{number:04}" for number in range(2000))
+    journal = factory_of(kind, tmp_path)()
+
+    @tool(effect="read", max_output_bytes=limit)
+    def look_up(secret: bool) -> str:
+        """Look it up."""
+        return f"{'.' * 550}{PHONE * 12} {numbers} {PHONE}" if secret else numbers
+
+    def generate(request: ModelRequest) -> ModelReply:
+        if request.messages[-1].role == "tool":
+            return ModelReply(text="It was long.")
+        asked: JsonObject = {"secret": request.messages[-1].text == "secret"}
+        return ModelReply(tool_calls=[ToolCall(id="c1", name="look_up", arguments=asked)])
+
+    async with Engine(model=FunctionModel(generate), tools=[look_up], journal=journal) as engine:
+        for name, text in (("s", "secret"), ("s", "other"), ("t", "secret")):
+            await (await engine.open(name)).ask(text)
+    blobs = blobs_beside(journal)
+    names = await blobs.names()
+    assert len(names) == 3
+    done = await redact(journal, "s", PHONE, ACCOUNT)
+    assert (len(done.rewritten), done.left) == (1, ())
+    kept = [(await blobs.get(name)).decode() for name in await blobs.names()]
+    assert sorted(text.split()[0] for text in kept if PHONE in text) == ["t"]
+    ends = [record.event for record in await read_all(journal, "s") if isinstance(record.event, ToolFinished)]
+    assert "+49" not in ends[0].content
+    assert ends[0].blob is not None
+    assert ends[0].blob in ends[0].content
+    assert "[redacted:value]" in (await blobs.get(ends[0].blob)).decode()
+    assert all(check.ok for check in await verify_journal(journal))
+    await redact(journal, "t", PHONE, ACCOUNT)
+    assert len(await blobs.names()) == 3
+    if kind != "memory":
+        assert PHONE.encode() not in bytes_in(tmp_path)
+    assert (await redact(journal, "t", PHONE, ACCOUNT)).declared is None
+    await journal.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", KINDS)
+async def test_result_that_a_cut_redaction_left_is_found_again(kind: str, tmp_path: Path) -> None:
+    """A kept result that no record names any more is found by the next redaction, which finishes the one before."""
+    journal = factory_of(kind, tmp_path)()
+    await store(journal, spoken(1))
+    blobs = blobs_beside(journal)
+    await blobs.put(kept_form("s", f"left behind: {PHONE}"))
+    await blobs.put(b"no result of any session")
+    await redact(journal, "s", PHONE, ACCOUNT)
+    assert PHONE not in "".join([(await blobs.get(name)).decode() for name in await blobs.names()])
+    await journal.aclose()
 
 
 async def _repeat(request: object) -> ModelReply:
