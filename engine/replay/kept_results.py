@@ -44,8 +44,8 @@ async def clean_copies(blobs: MemoryBlobs | FolderBlobs, session: str, redactor:
 def with_copies(event: KnownEvent | UnknownEvent, copies: Mapping[str, Copy]) -> KnownEvent | UnknownEvent:
     """Return an event that names the copies. The preview of one is made anew: it may have cut a value in two."""
     text = written = canonical(event.data if isinstance(event, UnknownEvent) else event)
-    for name, copy in copies.items():
-        text = text.replace(name, copy.handle)
+    for name, one in copies.items():
+        text = text.replace(name, one.handle)
     if text == written:
         return event
     data = json.loads(text)

@@ -1,8 +1,8 @@
 """Where opening a session begins, and what is left behind for the next time.
 
-A journal that can keep a checkpoint is asked for one when a session is opened, and given one when a session with enough
-new records is released: never while a turn runs. Whatever goes wrong with either is logged and changes nothing but
-time. May import anyio, core, journal, replay and ports.
+A journal that can keep a checkpoint is asked for one when a session is opened, and given one when a session with
+enough new records is released, drained, or at rest: no turn waits for it. Whatever goes wrong with either is logged and
+changes nothing but time. May import anyio, core, journal, replay and ports.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import anyio.to_thread
 
 from ..core.limits import Limits
-from ..errors import EngineError, JournalError, ReplayError
+from ..errors import JournalError, ReplayError
 from ..journal.codec import decode
 from ..journal.keeping import Checkpointing
 from ..log import logger
@@ -72,5 +72,5 @@ async def keep_checkpoint(journal: Journal, checkpoint: Checkpoint) -> None:
     session = checkpoint.session.id
     try:
         await journal.put_checkpoint(session, await anyio.to_thread.run_sync(write_checkpoint, checkpoint))
-    except EngineError as error:
+    except Exception as error:
         logger.warning("no checkpoint could be kept; opening will take longer", session=session, reason=str(error))

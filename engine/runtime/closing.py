@@ -106,6 +106,9 @@ class Closing:
             driver.interrupt(ShutdownRequested(reason="the time to drain was over"))
         for driver in late:
             await driver.stop(ShutdownRequested(reason="the time to drain was over"))
+        for driver in drivers:
+            # Whoever goes on with a session may be another process, and this one need not end in order.
+            await driver.ledger.keep()
         interrupted = tuple(sorted(driver.session.id for driver in late))
         drained = tuple(sorted(driver.session.id for driver in drivers if driver not in late))
         self._report = DrainReport(drained, interrupted)

@@ -117,7 +117,7 @@ class Driver:
     def at_rest(self) -> bool:
         """Whether all of the session is in its journal: idle, nothing under way, asked for or left behind."""
         settled = self.session.state is State.IDLE and not self.unfinished and not self._closed
-        idle = not (self._driving or self._queued or self._lock.locked())
+        idle = not (self._driving or self._queued or self._lock.locked() or self.ledger.keeping)
         return settled and idle and not (self._mail or self.inlet.noting or self.running_tools)
 
     # --- what hosts ask for -------------------------------------------------------------------------------------------
@@ -257,6 +257,8 @@ class Driver:
             self._driving.set()
             self._driving = None
             self.inlet.rest()
+            if self.ledger.due and not self._closed:
+                self._desk.crew.start(self.ledger.keep)
             if self.on_rest is not None:
                 self.on_rest(self.session.id)
 

@@ -30,6 +30,8 @@ from .clock import timestamp
 from .parts import Parts
 
 _PAGE = 512
+_SHARE = 4
+"""A session that stays open leaves a checkpoint when it has grown by a fourth: the whole of it is written each time."""
 _CONTEXT_READY = ContextPrepared.trusted()
 _OUTCOMES = (ModelReplied, ToolFinished, ToolRetried)
 
@@ -42,6 +44,7 @@ class Ledger:
         recent: the newest records as their lines, at most `limits.history_ring`: a fifth of what the objects take.
         turns: the newest ended turns, at most `limits.turns_ring`.
         cut_bytes: how many bytes of a torn record the journal cut off when the session was claimed.
+        keeping: set when the checkpoint that is being written stands; None while none is.
     """
 
     def __init__(self, session: str, parts: Parts, writer: Writer, broadcast: Broadcast) -> None:
@@ -55,6 +58,7 @@ class Ledger:
         self._broadcast = broadcast
         self._digest = GENESIS
         self._begun_at = 0
+        self.keeping: anyio.Event | None = None
         self._attempted: list[TransitionRecord] = []
         self._cursor: Cursor | None = None
         self._clock = parts.clock
@@ -177,16 +181,34 @@ class Ledger:
             return []
         return [record.event for record in lost if isinstance(record.event, _OUTCOMES)]
 
+    @property
+    def due(self) -> bool:
+        """Whether a session that stays open should leave a checkpoint: the longer it is, the more one costs."""
+        every = self._parts.settings.checkpoint_records
+        new = self.session.seq - self._begun_at
+        return every is not None and new >= max(every, self._begun_at // _SHARE) and self.keeping is None
+
+    async def keep(self) -> None:
+        """Leave a checkpoint behind where enough is new. What is committed meanwhile is not in it."""
+        while self.keeping is not None:
+            await self.keeping.wait()
+        every = self._parts.settings.checkpoint_records
+        if every is None or self.session.seq - self._begun_at < every:
+            return
+        self._begun_at = self.session.seq
+        turns, opened_at = self.turns.kept()
+        checkpoint = Checkpoint(self.session, self._digest, tuple(turns), opened_at)
+        done = self.keeping = anyio.Event()
+        try:
+            await keep_checkpoint(self._parts.journal, checkpoint)
+        finally:
+            self.keeping = None
+            done.set()
+
     async def release(self) -> None:
         """Leave a checkpoint behind where enough is new, and give the right to write up."""
         try:
-            every = self._parts.settings.checkpoint_records
-            if every is not None and self.session.seq - self._begun_at >= every:
-                turns, opened_at = self.turns.kept()
-                await keep_checkpoint(
-                    self._parts.journal, Checkpoint(self.session, self._digest, tuple(turns), opened_at)
-                )
-                self._begun_at = self.session.seq
+            await self.keep()
         finally:
             await self._give_up()
 

@@ -48,9 +48,9 @@ class EngineSettings(Value):
     in `engine.stats()`; None reports none. `lanes` caps what all sessions of the engine run at once, None does not; a
     cap costs some 5 % of a small turn. `warming` says how an engine with a predictor prepares ahead. Of the open
     sessions the `sessions_in_memory` stay there that were used last, None for all; whatever it says, idle ones leave
-    memory when it runs short, and come back when they are used. A session that is released with at least
-    `checkpoint_records` records more than it was opened with, or than its last checkpoint, leaves a checkpoint in the
-    journal; None leaves none.
+    memory when it runs short, and come back when they are used. A session that is released or drained with at
+    least `checkpoint_records` records more than it was opened with, or than its last checkpoint, leaves a checkpoint in
+    the journal, and so does one at rest that has grown by a fourth as well; None leaves none.
     """
 
     system: str | None = None

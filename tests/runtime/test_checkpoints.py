@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from engine import Engine, Limits, ModelReply, Session
-from engine.errors import JournalUnavailable
+from engine.errors import JournalUnavailable, SessionBusy
 from engine.journal import JsonlJournal, MemoryJournal, SqliteJournal
 from engine.journal.keeping import Checkpointing
 from engine.models import FunctionModel
 from engine.ports import Journal, SessionInfo, StoredLine, Writer
 from engine.replay import fold, verify
+from engine.replay.checkpoints import read_checkpoint
 from engine.runtime.parts import EngineSettings
 from tests.journal.stores import factory_of
 
@@ -31,12 +34,19 @@ class Kept:
         texts: session → the checkpoint.
         read_records: how many records were read.
         full: whether no checkpoint can be stored.
+        stands: the record that each checkpoint so far stands at.
+        hold: what storing one waits for.
+        put: set when a checkpoint is to be stored.
+        stored: set when one was.
     """
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
         self.read_records = 0
         self.full = False
+        self.stands: list[int] = []
+        self.hold: anyio.Event | None = None
+        self.put, self.stored = anyio.Event(), anyio.Event()
         self._journal = MemoryJournal()
 
     async def claim(self, session: str, *, takeover: bool = False) -> Writer:
@@ -56,7 +66,12 @@ class Kept:
     async def put_checkpoint(self, session: str, text: str) -> None:
         if self.full:
             raise JournalUnavailable("the disk is full")
+        self.put.set()
+        if self.hold is not None:
+            await self.hold.wait()
         self.texts[session] = text
+        self.stands.append(read_checkpoint(text, session).session.seq)
+        self.stored.set()
 
     async def get_checkpoint(self, session: str) -> str | None:
         return self.texts.get(session)
@@ -200,6 +215,67 @@ async def test_few_new_records_leave_no_checkpoint() -> None:
     journal = Kept()
     await talk(journal, "go", records=1000)
     assert journal.texts == {}
+
+
+@pytest.mark.anyio
+async def test_m5_session_that_stays_open_leaves_checkpoints_as_it_grows() -> None:
+    """A session at rest leaves one while it stays open, the rarer the longer it is; each opens to the same session."""
+    journal = Kept()
+    async with engine_on(journal, 4) as engine:
+        session = await engine.open("s")
+        for _ in range(40):
+            last = journal.stands[-1] if journal.stands else 0
+            await session.ask("go")
+            if session.seq - last >= max(4, last // 4):
+                with anyio.fail_after(60):
+                    await journal.stored.wait()
+                journal.stored = anyio.Event()
+                assert journal.stands[-1] == session.seq
+        stands = list(journal.stands)
+        assert all(later - earlier >= earlier // 4 for earlier, later in pairwise(stands))
+        assert 3 < len(stands) < 20
+    opened = await seen(journal)
+    journal.texts.clear()
+    assert opened == await seen(journal)
+
+
+@pytest.mark.anyio
+async def test_no_turn_waits_for_a_checkpoint_and_the_release_does() -> None:
+    """While one is stored turns go on; the right to write is given up when it stands, so nothing is stored later."""
+    journal = Kept()
+    journal.hold = anyio.Event()
+    async with engine_on(journal, 1) as engine, anyio.create_task_group() as group:
+        session = await engine.open("s")
+        await session.ask("go")
+        await journal.put.wait()
+        await session.ask("go")
+        assert journal.stands == []
+        group.start_soon(session.close)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(SessionBusy):
+            await journal.claim("s")
+        journal.hold.set()
+    assert journal.stands == sorted(journal.stands)
+    assert journal.stands[-1] == len(await history(journal))
+
+
+@pytest.mark.anyio
+async def test_v33_drained_sessions_leave_checkpoints() -> None:
+    """At a drain's safe point a checkpoint is left, so whoever goes on needs no engine that ends in order."""
+    journal = Kept()
+    await talk(journal, *["go"] * 10)
+    [stand] = journal.stands[-1:]
+    async with engine_on(journal, 4) as engine:
+        session = await engine.open("s")
+        await session.ask("go")
+        # Too little for one while the session stays open.
+        assert 4 < session.seq - stand < stand // 4
+        assert journal.stands[-1] == stand
+        await engine.drain(60)
+        assert journal.stands[-1] == session.seq
+    opened = await seen(journal)
+    journal.texts.clear()
+    assert opened == await seen(journal)
 
 
 @pytest.mark.anyio
