@@ -158,7 +158,7 @@ async def _generate(asking: Asking, emit: Emit, request: ModelRequest) -> ModelR
 
         call = Leavable(partial(model.generate, request, show))
         return await call.result(asking.crew, timeout_s, limits.model_grace_s)
-    with anyio.CancelScope(deadline=asking.crew.now_s() + timeout_s):
+    with asking.crew.new_scope(deadline=asking.crew.now_s() + timeout_s):
         return await model.generate(request, emit)
     raise ModelError(f"the model did not answer within {timeout_s:g} s")
 

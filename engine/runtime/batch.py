@@ -202,7 +202,7 @@ class BatchRunner:
         return not needed_bytes or needed_bytes < self._parts.monitor.free_bytes
 
     def _scope(self, name: str) -> anyio.CancelScope:
-        scope = self._scopes[name] = anyio.CancelScope()
+        scope = self._scopes[name] = self._crew.new_scope()
         return scope
 
     def _ended(self, name: str, scope: anyio.CancelScope) -> bool:

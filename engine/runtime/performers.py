@@ -23,7 +23,7 @@ from ..core.events import (
 from ..core.session import CallState, Session
 from ..core.values import Message, ResourceUsage, ToolStatus, WirePatch
 from ..log import logger
-from ..ports import Emit, Probing, Tool, ToolContext, ToolOutput
+from ..ports import Emit, Probing, Tool, ToolContext, ToolOutput, occupy_nothing
 from ..tools.encode import describe
 from ..tools.function import FunctionTool, really_cancelled
 from ..tools.isolation import is_isolated
@@ -158,7 +158,7 @@ async def _run_tool(
 
 
 def tool_context(
-    session: Session, call: CallState, emit: Emit, occupy: Callable[[], Callable[[], None]] | None = None
+    session: Session, call: CallState, emit: Emit, occupy: Callable[[], Callable[[], None]] = occupy_nothing
 ) -> ToolContext:
     """Return everything that the tool of a call may want to know."""
     turn, opened = session.turn, session.opened
@@ -179,7 +179,7 @@ def tool_context(
         workspace=opened.workspace,
         parent=opened.parent,
         emit=emit,
-        **({} if occupy is None else {"occupy": occupy}),
+        occupy=occupy,
     )
 
 

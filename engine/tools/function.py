@@ -92,7 +92,9 @@ class FunctionTool(Generic[P, R]):
         except InvalidId as error:
             raise ToolDefinitionError(f"{error}; give the tool a name: @tool(name=…)") from error
         self._callee = _Callee(function)
-        self._adapter, parameters = _arguments_of(function, self._callee, name)
+        adapter, parameters = _arguments_of(function, self._callee, name)
+        # The validator itself: the adapter's own method takes longer to pass the options on than to validate.
+        self._validate: Callable[[JsonObject], dict[str, Any]] = adapter.validator.validate_python
         self._spec = ToolSpec(
             name=name, description=options.get("description", _summary(function)), parameters=parameters
         )
@@ -160,7 +162,7 @@ class FunctionTool(Generic[P, R]):
             ValueError: they do not fit; the text names each argument and what is wrong with it.
         """
         try:
-            return self._adapter.validate_python(arguments)
+            return self._validate(arguments)
         except ValidationError as error:
             raise ValueError(complaint(error)) from None
 
