@@ -156,15 +156,15 @@ class StuckWatch:
 
     def see(self, record: TransitionRecord) -> None:
         """Take note of where a session stands."""
-        session = record.session
+        session, state = record.session, record.dest
         stay = self._stays.get(session)
-        if record.dest not in WORKING:
+        if state not in WORKING:
             self._stays.pop(session, None)
-        elif stay is None or stay.state is not record.dest:
-            now_ns = self._clock.monotonic_ns()
-            self._stays[session] = _Stay(record.dest, record.seq, now_ns)
+        elif stay is None or stay.state is not state:
+            # The time of the record: it was taken a moment ago, by the same clock.
+            self._stays[session] = _Stay(state, record.seq, record.mono_ns)
             if session not in self._awaited:
-                self._look_at(session, now_ns + self._bound_ns)
+                self._look_at(session, record.mono_ns + self._bound_ns)
         else:
             self._stays[session] = stay._replace(seq=record.seq)
 

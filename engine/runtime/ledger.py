@@ -140,7 +140,10 @@ class Ledger:
                     effects = list(asked)
                 else:
                     effects += asked
-        await self._append(records)
+        # Whatever but success the append ends with, what became durable is found out before anything else.
+        self._attempted = records
+        await self._writer.append(records)
+        self._attempted = []
         self.session, self._cursor = cursor.frozen(), cursor
         self._note(records, cursor)
         if self._broadcast.watched:
@@ -203,12 +206,6 @@ class Ledger:
         self.recent.clear()
         self.turns = TurnLog(1)
         return self._writer
-
-    async def _append(self, records: list[TransitionRecord]) -> None:
-        """Append; whatever but success this ends with, what became durable is found out before anything else."""
-        self._attempted = records
-        await self._writer.append(records)
-        self._attempted = []
 
     def _note(self, records: Sequence[TransitionRecord], cursor: Cursor) -> None:
         self._digest = records[-1].hash

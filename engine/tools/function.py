@@ -79,7 +79,12 @@ class ToolKeywords(TypedDict, total=False):
 
 
 class FunctionTool(Generic[P, R]):
-    """A function that a model can call. Calling the tool itself calls the function."""
+    """A function that a model can call. Calling the tool itself calls the function.
+
+    Attributes:
+        is_async: whether the function is awaited; otherwise it runs in a thread, which nobody can stop.
+        isolated: whether calls run in a process of their own, which ends them in time and can be killed.
+    """
 
     def __init__(self, function: Callable[P, R], options: ToolKeywords) -> None:
         update_wrapper(self, function)
@@ -100,6 +105,8 @@ class FunctionTool(Generic[P, R]):
         )
         self._options = _checked_options(options, name, parameters)
         self._process = _process_of(function, options, self._options.effect)
+        self.is_async = self._callee.is_async
+        self.isolated = self._process is not None
         self._warm: Warmth = warm_of(options.get("warm"), self._options, name)
         self._pool: Callable[[], WorkerPool] | None = None
 
@@ -119,16 +126,6 @@ class FunctionTool(Generic[P, R]):
     def options(self) -> ToolOptions:
         """How the tool may be run."""
         return self._options
-
-    @property
-    def is_async(self) -> bool:
-        """Whether the function is awaited; otherwise it runs in a thread, which nobody can stop."""
-        return self._callee.is_async
-
-    @property
-    def isolated(self) -> bool:
-        """Whether calls run in a process of their own, which ends them in time and can be killed."""
-        return self._process is not None
 
     @property
     def worker_limits(self) -> WorkerLimits | None:

@@ -72,11 +72,12 @@ class Watched:
 
     def __init__(self, bound_s: float = 10) -> None:
         self.stuck: list[Stuck] = []
-        self.watch = StuckWatch(bound_s, VirtualClock(), self.stuck.append)
+        self._clock = VirtualClock()
+        self.watch = StuckWatch(bound_s, self._clock, self.stuck.append)
 
     def enter(self, session: str, state: State, seq: int = 1) -> None:
         """Let a session come to a state."""
-        self.watch.see(move(session, State.IDLE, state, seq=seq))
+        self.watch.see(move(session, State.IDLE, state, self._clock.monotonic_ns(), seq))
 
 
 @pytest.mark.anyio
