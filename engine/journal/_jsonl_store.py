@@ -28,13 +28,12 @@ from ._orders import (
     Rewrite,
     check_fork,
     check_next,
-    parent_of,
     unavailable,
 )  # fmt: skip
 from ._owner import Token, living_owner
 from ._thread import Job
 from .codec import decode
-from .forking import check_declared, check_unshared
+from .forking import check_declared, check_unshared, parent_of
 
 
 class _Pending:

@@ -6,11 +6,12 @@ May import core, errors and ports. Must never do I/O.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from ..core.events import SessionForked, SessionOpened
+from ..core.events import SessionOpened
 from ..core.record import TransitionRecord
 from ..errors import JournalUnavailable, UsageError
 from ..ports import Tail
 from .codec import decode
+from .forking import parent_of
 
 
 class Claim(NamedTuple):
@@ -94,12 +95,6 @@ def check_next(session: str, seq: int, digest: str, record: TransitionRecord) ->
             f"record {record.seq} does not continue record {seq} of session {session!r}, nothing was written: "
             "claim the session again, read its tail, and seal the next record with its sequence + 1 and its hash"
         )
-
-
-def parent_of(record: TransitionRecord) -> str | None:
-    """Return the session that a fork's own first record continues, None for any other record."""
-    event = record.event
-    return event.parent if isinstance(event, SessionForked) and event.session == record.session else None
 
 
 def check_fork(record: TransitionRecord, before: str | None, *, taken: bool) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 from ..errors import JournalCorrupt
 from ..ports import StoredLine, Tail
-from ._orders import Fork, Rewrite, check_fork, parent_of
+from ._orders import Fork, Rewrite, check_fork
 from .codec import GENESIS, decode
-from .forking import DECLARES, Origin, check_declared, check_unshared
+from .forking import DECLARES, Origin, check_declared, check_unshared, parent_of
 
 _DECLARING = f"instr(line, '{DECLARES}') > 0"
 DECLARATIONS = f"CREATE INDEX IF NOT EXISTS declarations ON records (session, seq) WHERE {_DECLARING}"

@@ -1,14 +1,16 @@
 """The port of journals in which histories can share their beginning.
 
-A journal need not satisfy it: whoever forks asks first. May import core, errors and the codec.
+A journal need not satisfy it: whoever forks asks first. May import core, errors, ports and the codec.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..core.events import RecordsRewritten, SessionForked
 from ..core.record import TransitionRecord
+from ..core.values import check_id
 from ..errors import HistoryShared, ReplayError
+from ..ports import Journal
 from .codec import decode
 
 DECLARES = '"trigger":"records_rewritten"'
@@ -54,6 +56,12 @@ class Forking(Protocol):
             InvalidId, JournalUnavailable, JournalCorrupt, NotAJournal: as in `Journal.claim`.
         """
         ...
+
+
+def parent_of(record: TransitionRecord) -> str | None:
+    """Return the session that a fork's own first record continues, None for any other record."""
+    event = record.event
+    return event.parent if isinstance(event, SessionForked) and event.session == record.session else None
 
 
 def check_unshared(session: str, forks: Mapping[str, int], first: int, lines: Iterable[int]) -> None:
@@ -103,3 +111,15 @@ def check_declared(record: TransitionRecord, later: Iterable[str], line_of: Call
             f"session {parent!r} cannot be forked after record {shared}: what record {missed[0]} says was {missed[1]} "
             f"is not declared up to there; fork after record {missed[0]} or a later one"
         )
+
+
+async def with_parents(journal: Journal, sessions: Sequence[str]) -> Iterable[str]:
+    """Return sessions with those that they share records of, each once."""
+    wanted = dict.fromkeys(map(check_id, sessions))
+    waiting = list(wanted) if isinstance(journal, Forking) else []
+    while waiting and isinstance(journal, Forking):
+        origin = await journal.origin(waiting.pop())
+        if origin is not None and origin.session not in wanted:
+            wanted[origin.session] = None
+            waiting.append(origin.session)
+    return wanted

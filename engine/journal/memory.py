@@ -13,9 +13,9 @@ from ..core.record import TransitionRecord
 from ..core.values import check_id
 from ..errors import SessionBusy, StaleWriter
 from ..ports import SessionInfo, StoredLine, Tail, Writer
-from ._orders import check_fork, check_next, check_page, external_id_of, parent_of
+from ._orders import check_fork, check_next, check_page, external_id_of
 from .codec import GENESIS
-from .forking import Origin, check_declared, check_unshared
+from .forking import Origin, check_declared, check_unshared, parent_of
 
 if TYPE_CHECKING:
     from .blobs import MemoryBlobs

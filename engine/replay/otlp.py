@@ -2,8 +2,9 @@
 
 Each turn is a trace: the turn, the model calls in it and the runs of its tools are spans, named by the semantic
 conventions for generative AI. Records between turns are a trace of one span. Every record stands beside the span as an
-event that holds its canonical line; that is what comes back. Ids are taken from the hashes of the chain, so an export
-gives the same ids each time. May import anyio, core, ports and the codec. Must never write to anything but a journal.
+event that holds its canonical line; that is what comes back. A fork is the records of its own, its parent's stand with
+that. Ids are taken from the hashes of the chain, so an export gives the same ids each time. May import anyio, core,
+ports and the codec. Must never write to anything but a journal.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ..core.record import TransitionRecord
 from ..core.values import JsonObject, State, ToolStatus, check_id
 from ..errors import EngineError, ImportRefused, UsageError
 from ..journal.codec import Chain, decode
+from ..journal.forking import Forking, parent_of, with_parents
 from ..models.wire import as_list, as_object
 from ..ports import Journal
 from .reading import read_history
@@ -53,34 +55,38 @@ async def export_otlp(journal: Journal, sessions: Sequence[str] | None = None) -
 
     Args:
         journal: where to read.
-        sessions: ids of the sessions to export; all of them, sorted, if not given.
+        sessions: ids of the sessions to export, those that they are forks of come with them; all of them, sorted, if
+            not given.
 
     Raises:
         InvalidId, UnknownSession: one of `sessions` is no session of this journal.
-        UsageError: a session shares the beginning of another one's history, which traces cannot say.
         JournalCorrupt, JournalTooNew: a history does not hold; what precedes the damage was given.
     """
     if sessions is None:
         sessions = [info.id for info in await journal.sessions()]
-    for name in sessions:
-        await _check_own(journal, name)
+    for name in await with_parents(journal, sessions):
         trace: _Trace | None = None
+        tools: dict[str, str] = {}
         async for record in read_history(journal, name):
+            if record.session != name:
+                tools |= _names_in(record)
+                continue
             if trace is None or trace.ended or (record.trigger == "prompt_received" and trace.name == "session"):
                 if trace is not None:
                     yield trace.data()
-                trace = _Trace(record)
+                trace = _Trace(record, tools=tools)
+                tools = {}
             trace.add(record)
         if trace is not None:
             yield trace.data()
 
 
-async def _check_own(journal: Journal, session: str) -> None:
-    for line in await journal.read(check_id(session), 0, 1):
-        if decode(line.text, session, line.offset).session != session:
-            raise UsageError(
-                f"session {session!r} is a fork, and traces cannot share: copy it with `--format jsonl` or `sqlite`"
-            )
+def _names_in(record: TransitionRecord) -> dict[str, str]:
+    """Return the tools of the calls that a record brings, by the ids of the calls."""
+    event = record.event
+    if isinstance(event, PromptReceived):
+        return {call.id: call.name for call in event.direct_calls}
+    return {call.id: call.name for call in event.reply.tool_calls} if isinstance(event, ModelReplied) else {}
 
 
 @dataclass
@@ -109,10 +115,8 @@ class _Trace:
         """Take the next record in, and the span that it ends."""
         self.records.append(record)
         event = record.event
-        if isinstance(event, PromptReceived):
-            self.tools |= {call.id: call.name for call in event.direct_calls}
-        elif isinstance(event, ModelReplied):
-            self.tools |= {call.id: call.name for call in event.reply.tool_calls}
+        self.tools |= _names_in(record)
+        if isinstance(event, ModelReplied):
             if event.reply.usage is not None:
                 self.tokens[0] += event.reply.usage.input_tokens
                 self.tokens[1] += event.reply.usage.output_tokens
@@ -230,6 +234,7 @@ async def import_otlp(lines: Iterable[str | bytes], journal: Journal) -> int:
     Raises:
         ImportRefused: a line is no trace data; a history has gaps or was changed on the way; its session exists. In the
             last case the histories before it, sorted by id, were written; in the others nothing was.
+        UsageError: there is a fork among them, and the journal cannot share histories.
         JournalUnavailable, NotAJournal, …: see `ports.Journal`.
     """
     found: dict[str, dict[int, tuple[int, str]]] = {}
@@ -238,17 +243,53 @@ async def import_otlp(lines: Iterable[str | bytes], journal: Journal) -> int:
             known = found.setdefault(session, {}).setdefault(seq, (number, line))
             if known[1] != line:
                 raise ImportRefused(number, f"session {session!r} has another record {seq} in line {known[0]}")
-    histories = {name: _checked(name, found[name]) for name in sorted(found)}
+    histories: dict[str, list[TransitionRecord]] = {}
+    for name in sorted(found):
+        _check_line(name, found, histories)
     for name, records in histories.items():
+        own = [record for record in records if record.session == name]
+        if await journal.read(name, 0, 1):
+            raise ImportRefused(found[name][own[0].seq][0], f"session {name!r} is in the journal already")
+        if len(own) < len(records):
+            if not isinstance(journal, Forking):
+                raise UsageError(
+                    f"session {name!r} is a fork, and {type(journal).__name__} cannot share histories: import into a "
+                    "memory, JSONL or SQLite journal"
+                )
+            await journal.fork(own.pop(0))
         writer = await journal.claim(name)
         try:
-            if writer.tail.seq:
-                raise ImportRefused(found[name][records[0].seq][0], f"session {name!r} is in the journal already")
-            await writer.append(records)
+            await writer.append(own)
         finally:
             with anyio.CancelScope(shield=True):
                 await writer.release()
     return len(histories)
+
+
+def _check_line(
+    session: str, found: Mapping[str, Mapping[int, tuple[int, str]]], histories: dict[str, list[TransitionRecord]]
+) -> None:
+    """Check a history and, before it, those that it shares records of; put each after its parent."""
+    line: list[tuple[str, int, str]] = []
+    name: str | None = session
+    while name is not None and name not in histories:
+        first = min(found[name])
+        number, text = found[name][first]
+        parent = _parent_of(name, number, text)
+        if parent is not None and (parent not in found or parent in [heir for heir, _, _ in line]):
+            raise ImportRefused(number, f"session {name!r} is a fork of {parent!r}, whose records are not among these")
+        line.append((name, first, parent or ""))
+        name = parent
+    for heir, first, parent in reversed(line):
+        shared = [record for record in histories.get(parent, ()) if record.seq < first]
+        histories[heir] = _checked(heir, shared, found[heir])
+
+
+def _parent_of(session: str, number: int, line: str) -> str | None:
+    try:
+        return parent_of(decode(line, session))
+    except EngineError as error:
+        raise ImportRefused(number, f"a record of session {session!r} does not hold: {error}") from error
 
 
 def _lines_of(number: int, text: str | bytes) -> Iterator[tuple[str, int, str]]:
@@ -281,9 +322,14 @@ def _record_of(number: int, held: Mapping[str, Mapping[str, Any]]) -> tuple[str,
         raise ImportRefused(number, f"an event with {_LINE} has no usable session or sequence: {error}") from None
 
 
-def _checked(session: str, lines: Mapping[int, tuple[int, str]]) -> list[TransitionRecord]:
+def _checked(
+    session: str, shared: Sequence[TransitionRecord], lines: Mapping[int, tuple[int, str]]
+) -> list[TransitionRecord]:
+    """Return the whole history of a session, what it shares first, every hash and link of it checked."""
     chain = Chain(session)
-    records: list[TransitionRecord] = []
+    records = list(shared)
+    for record in shared:
+        chain.check(record)
     for seq in sorted(lines):
         number, line = lines[seq]
         try:

@@ -257,8 +257,7 @@ class Driver:
             self._driving.set()
             self._driving = None
             self.inlet.rest()
-            if self.ledger.due and not self._closed:
-                self._desk.crew.start(self.ledger.keep)
+            self.ledger.keep_if_due(self._desk.crew)
             if self.on_rest is not None:
                 self.on_rest(self.session.id)
 

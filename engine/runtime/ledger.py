@@ -27,6 +27,7 @@ from ..replay.turns import TurnLog
 from .broadcast import Broadcast
 from .checkpointing import Start, keep_checkpoint
 from .clock import timestamp
+from .crew import Crew
 from .parts import Parts
 
 _PAGE = 512
@@ -184,12 +185,12 @@ class Ledger:
             return []
         return [record.event for record in lost if isinstance(record.event, _OUTCOMES)]
 
-    @property
-    def due(self) -> bool:
-        """Whether a session that stays open should leave a checkpoint: the longer it is, the more one costs."""
+    def keep_if_due(self, crew: Crew) -> None:
+        """Begin to leave a checkpoint behind while the session stays open: the rarer, the longer it is."""
         every = self._parts.settings.checkpoint_records
         new = self.session.seq - self._begun_at
-        return every is not None and new >= max(every, self._begun_at // _SHARE) and self.keeping is None
+        if every is not None and new >= max(every, self._begun_at // _SHARE) and self.keeping is None:
+            crew.start(self.keep)
 
     async def keep(self) -> None:
         """Leave a checkpoint behind where enough is new. What is committed meanwhile is not in it."""

@@ -24,6 +24,7 @@ from engine.models import FunctionModel
 from engine.ports import Journal, ModelRequest
 from engine.replay import Account, fork, prune, redact, verify_journal
 from engine.replay.otlp import SCHEMA, export_otlp, import_otlp
+from engine.testing.journals import YieldingJournal
 from engine.testing.recording import Recording
 from engine.testing.strategies import recordings
 from tests.histories.make import FOLDER
@@ -217,9 +218,38 @@ def test_schema_is_the_published_one() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_fork_is_refused() -> None:
-    """Its history begins in another session's, which traces cannot say."""
+async def test_forks_come_back_with_what_they_share() -> None:
+    """Forks of forks, in whatever order their lines come, share again what they shared; each record leaves once."""
     journal = await ran()
     await fork(journal, "s", 5, clock=StoppedClock(), name="t")
-    with pytest.raises(UsageError, match="'t' is a fork"):
-        await traces_of(journal)
+    await fork(journal, "t", 6, clock=StoppedClock(), name="a")
+    await fork(journal, "t", 3, clock=StoppedClock(), name="b")
+    traces = await traces_of(journal)
+    for trace in traces:
+        CHECK.validate(trace)
+    lines = [json.dumps(trace) for trace in traces]
+    held = [event for trace in traces for span in spans_of(trace) for event in span.get("events", [])]
+    assert len(held) == len({line for found in (await lines_of(journal)).values() for line in found})
+    copy = MemoryJournal()
+    assert await import_otlp(reversed(lines), copy) == 4
+    assert await lines_of(copy) == await lines_of(journal)
+    assert await copy.forks("t") == {"a": 6}
+    assert await copy.forks("s") == {"t": 5, "b": 3}
+    assert all(check.ok for check in await verify_journal(copy))
+    alone = [json.dumps(trace) async for trace in export_otlp(journal, ["a"])]
+    assert await import_otlp(alone, MemoryJournal()) == 3
+
+
+@pytest.mark.anyio
+async def test_a_fork_without_its_parent_is_refused() -> None:
+    """What it begins with is not among the traces, or cannot be shared: nothing is written."""
+    journal = await ran()
+    await fork(journal, "s", 5, clock=StoppedClock(), name="t")
+    lines = [json.dumps(trace) for trace in await traces_of(journal)]
+    alone = [line for line in lines if '"stringValue": "t"' in line]
+    copy = MemoryJournal()
+    with pytest.raises(ImportRefused, match="a fork of 's', whose records are not among these"):
+        await import_otlp(alone, copy)
+    assert await copy.sessions() == []
+    with pytest.raises(UsageError, match="cannot share histories"):
+        await import_otlp(lines, YieldingJournal(MemoryJournal()))
