@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 from ..core.effects import AskUser, KnownEffect, Recover, RunTool
 from ..core.values import JsonObject, PlannedCall, SessionSettings, State, Surroundings, ToolCall, ToolStatus
@@ -150,7 +150,7 @@ def setting_changes(recorded: _Settings, now: _Settings) -> tuple[Change, ...]:
 
 
 def _said(value: object) -> str:
-    return (", ".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
+    return (", ".join(cast("tuple[str, ...]", value)) or "none") if isinstance(value, tuple) else str(value)
 
 
 # --- decisions about calls --------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 from ..core.session import Session
 from ..core.values import ModelReply, PlannedCall, ToolCall
@@ -59,7 +60,9 @@ class EngineRules:
     def memory_bound(self, tool: str) -> MemoryBound | None:
         """Return what bounds the memory of a tool's calls; None where that is not known."""
         found = self._parts.toolbox.get(tool)
-        return MemoryBound(*memory_bounds(found)) if isinstance(found, FunctionTool) else None
+        if not isinstance(found, FunctionTool):
+            return None
+        return MemoryBound(*memory_bounds(cast("FunctionTool[..., object]", found)))
 
     def plans(self, session: Session, calls: Sequence[ToolCall], at: str) -> tuple[PlannedCall, ...]:
         """Return the decision about each call, as of the time `at`."""

@@ -162,8 +162,8 @@ def _from_recording(setup: Setup, recorded: Sequence[TransitionRecord]) -> Setup
     given = Reuse(recorded, 1, {}, {}, frozenset())
     setup["model"] = _Nobody()
     setup["middleware"] = (given, *setup.get("middleware", ()))
-    if setup.get("providers"):
-        first, *others = (recorded_name(provider) for provider in setup["providers"])
+    if providers := setup.get("providers"):
+        first, *others = (recorded_name(provider) for provider in providers)
         setup["providers"] = (_RecordedContexts(recorded, first), *(_RecordedContexts((), name) for name in others))
     setup.pop("predictor", None)
     return setup
