@@ -79,7 +79,11 @@ async def call_model(asking: Asking, session: Session, emit: Emit) -> KnownEvent
     request = ModelRequest(session.view(), specs, parts.parameters, session.id, turn.number, turn.round)
     try:
         return _judge(parts, session, await way_to_model(asking, emit)(request))
+    except GeneratorExit:
+        raise
     except BaseException as error:
+        if isinstance(error, anyio.get_cancelled_exc_class()) and really_cancelled():
+            raise
         return Faulted(fault=fault_of(asking, error))
 
 
@@ -92,15 +96,9 @@ def way_to_model(asking: Asking, emit: Emit) -> Callable[[ModelRequest], Awaitab
 
 
 def fault_of(asking: Asking, error: BaseException) -> Fault:
-    """Return what was raised on the way to the model as a fault.
-
-    Raises:
-        BaseException: it is a cancellation, which passes.
-    """
+    """Return what was raised on the way to the model as a fault. A cancellation is none: it has passed before."""
     if isinstance(error, ModelError):
         return _fault_of(asking, error)
-    if isinstance(error, GeneratorExit) or (isinstance(error, anyio.get_cancelled_exc_class()) and really_cancelled()):
-        raise error
     return Fault(kind="model_failure", message=f"the model failed: {describe(error)}")
 
 

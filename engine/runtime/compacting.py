@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, TypeAlias
 
+import anyio
+
 from ..core.compacting import kept_places
 from ..core.events import ContextCompacted, KnownEvent, Recovered
 from ..core.notices import Compacting, Notice
@@ -21,6 +23,7 @@ from ..core.values import Fault, Message, ModelReply, RecoveryPlan
 from ..core.view import Shown, View, stays
 from ..ports import Emit, ModelRequest
 from ..replay.facts import facts_of
+from ..tools.function import really_cancelled
 from .asking import Asking, fault_of, recover, way_to_model
 from .gauge import Gauge
 from .lanes import Lane
@@ -131,7 +134,11 @@ async def _summary(asking: Asking, session: Session, wanted: _Wanted) -> _Said:
         reply = parts.clean(answer)
         counted = parts.limits.counts_output or session.opened.loan is not None
         cost_pico = cost_of(parts, reply, session.opened.loan) if counted else None
+    except GeneratorExit:
+        raise
     except BaseException as error:
+        if isinstance(error, anyio.get_cancelled_exc_class()) and really_cancelled():
+            raise
         # Nothing waits for it, so nothing is drawn for a wait.
         return _Said(reply, fault_of(asking, error).model_copy(update={"jitter": None}))
     if reply.tool_calls or not (reply.text or "").strip():
