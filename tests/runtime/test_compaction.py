@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from engine import (
+    CompactionSettings,
     Engine,
     EngineSettings,
     Limits,
@@ -21,18 +22,19 @@ from engine import (
     Prompt,
     Session,
     State,
+    TransitionRecord,
     Usage,
     tool,
 )
 from engine.core.events import ContextCompacted
 from engine.core.notices import Compacting
 from engine.core.tokens import message_tokens
-from engine.errors import IllegalTransition, ModelError
+from engine.errors import IllegalTransition, ModelError, UsageError
 from engine.journal import MemoryJournal
 from engine.models import FunctionModel, RecordedModel
 from engine.ports import Emit, Model, Tool
-from engine.replay import state_at, verify
-from engine.runtime.compact_settings import CompactionSettings
+from engine.replay import Account, fork, prune, redact, state_at, verify
+from engine.runtime.clock import SystemClock
 from engine.testing.checks import check_messages
 
 from .scenes import call, check_closed, history
@@ -274,7 +276,9 @@ async def test_a8_a_failing_summary_leaves_the_session_as_it_is(failure: str) ->
 
 async def test_a8_a_summary_of_a_summary_keeps_it() -> None:
     """The next summary is made of the one before and of what came since; if it fails, the one before stays."""
-    answers = iter([ModelReply(text="FIRST"), ModelReply(text="SECOND"), *[ModelError("no")] * 9])
+    answers: Iterator[ModelReply | Exception] = iter(
+        [ModelReply(text="FIRST"), ModelReply(text="SECOND"), *[ModelError("no")] * 9]
+    )
 
     def summary(request: ModelRequest) -> ModelReply:
         answer = next(answers)
@@ -537,3 +541,51 @@ async def test_v6_a_recorded_model_gives_the_recorded_summaries() -> None:
         await talk(engine, 12)
     assert await compactions(again) == await compactions(journal)
     assert [record.event for record in await history(again)] == [record.event for record in await history(journal)]
+
+
+async def test_a8_forks_pruned_histories_and_redactions_cope() -> None:
+    """A fork is shown what its parent was; pruned, the view stays; a value taken out is gone from summaries, too."""
+    talker, journal = Talker(lambda _: ModelReply(text="- goal: secret-word-77")), MemoryJournal()
+    async with Engine(model=talker.model(), journal=journal, limits=SMALL, settings=SHORT_TAIL) as engine:
+        await talk(engine, 8)
+    records = await history(journal)
+    account = Account(SystemClock())
+    name = await fork(journal, "s", records[-1].seq, clock=SystemClock())
+    shared = await history(journal, name)
+    assert list(state_at(shared, records[-1].seq).view()) == list(state_at(records, records[-1].seq).view())
+    alone = await copy_of(records)
+    done = await redact(alone, "s", "secret-word-77", account)
+    assert done.rewritten
+    assert not done.left
+    before = [message.text for message in state_at(await history(alone), records[-1].seq).view()]
+    await prune(alone, "s", records[-1].seq - 3, account)
+    after = await history(alone)
+    assert verify(after).ok
+    assert [message.text for message in state_at(after, after[-1].seq).view()] == before
+    assert not any("secret-word-77" in record.line for record in after)
+
+
+async def test_a8_pruning_refuses_what_a_later_summary_needs() -> None:
+    """With the conversation forgotten, a summary that stands for more than is left could not be placed."""
+    talker, journal = Talker(), MemoryJournal()
+    async with Engine(model=talker.model(), journal=journal, settings=SHORT_TAIL) as engine:
+        await talk(engine, 4)
+        async with await engine.open("s") as session:
+            seq = session.seq
+            assert await session.compact()
+    account = Account(SystemClock())
+    with pytest.raises(UsageError, match="nothing was changed"):
+        await prune(journal, "s", seq, account, forget=True)
+    await prune(journal, "s", seq + 10, account, forget=True)
+    records = await history(journal)
+    assert verify(records).ok
+    assert not list(state_at(records, records[-1].seq).view())
+
+
+async def copy_of(records: Sequence[TransitionRecord]) -> MemoryJournal:
+    """Return a journal of its own with one history."""
+    copied = MemoryJournal()
+    writer = await copied.claim("s")
+    await writer.append(records)
+    await writer.release()
+    return copied
