@@ -30,14 +30,14 @@ class Window(NamedTuple):
     """How much a model can be shown.
 
     `tokens` is all that fits, the reply included. From the share `compact_at` of it on the conversation is compacted;
-    its newest `keep_messages` stay. `count` is how texts are counted, `reply_limit` the name under which the model
+    its newest `keep_messages` stay. `tokens_of` is how texts are counted, `reply_limit` the name under which the model
     takes the most tokens of a reply, empty where it takes none.
     """
 
     tokens: int
     compact_at: float = 0.75
     keep_messages: int = 4
-    count: Count = estimated_tokens
+    tokens_of: Count = estimated_tokens
     reply_limit: str = "max_tokens"
 
 

@@ -144,7 +144,7 @@ class LlamaCppModel:
         tokens = self._settings.n_ctx or self._told_ctx
         if tokens is None:
             return None
-        return Window(tokens, count=_bytes_of if self._packaged else estimated_tokens)
+        return Window(tokens, tokens_of=_bytes_of if self._packaged else estimated_tokens)
 
     async def load(self) -> None:
         """Load the model now instead of at the first call. Idempotent.

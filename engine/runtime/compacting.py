@@ -77,7 +77,7 @@ async def compact(asking: Asking, ledger: Ledger, emit: Emit, occasion: Occasion
     tail = (session.transcript[place] for place in range(through, len(session.transcript)))
     results = sum(message.role == "tool" for message in tail)
     turns = [*ended, session.turn] if session.turn else ended
-    facts = facts_of(turns, results, gauge.reserve(_FACT_TOKENS), window.count)
+    facts = facts_of(turns, results, gauge.reserve(_FACT_TOKENS), window.tokens_of)
     text = _stand_in(_brief(said, most, window) or session.shown.summary, facts)
     must = occasion == "full" or before >= window.tokens
     event = ContextCompacted(
@@ -154,7 +154,7 @@ def _show_nothing(notice: Notice) -> None:
 def _told(asking: Asking, session: Session, wanted: _Wanted) -> str:
     """Return the request for a summary: the conversation as a text, without its oldest part where it has no room."""
     settings, window = asking.parts.settings.compaction, wanted.window
-    count = window.count
+    count = window.tokens_of
     head = f"summary so far: {session.shown.summary}" if session.shown.summary else ""
     spare = wanted.tokens + window.tokens // 20 + 16
     room = window.tokens - spare - count(settings.system) - count(settings.request) - count(head)
@@ -183,7 +183,7 @@ def _brief(said: _Said, tokens: int, window: Window) -> str:
     """Return the summary, no longer than it may be; nothing where there is none."""
     if said.fault is not None or said.reply is None:
         return ""
-    return clipped((said.reply.text or "").strip(), tokens, window.count)
+    return clipped((said.reply.text or "").strip(), tokens, window.tokens_of)
 
 
 def _stand_in(summary: str, facts: str) -> str:

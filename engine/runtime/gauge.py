@@ -58,7 +58,7 @@ class Gauge:
         if since != self._since or length < self._upto:
             self._since, self._upto, self._sum = since, since, 0
         if self._upto < length:
-            count = self.window.count
+            count = self.window.tokens_of
             for place in range(self._upto, length):
                 self._sum += message_tokens(transcript[place], count)
             self._upto = length
@@ -80,7 +80,7 @@ class Gauge:
                 return False
         through = self.cut(at, window.keep_messages)
         gone = (transcript[place] for place in range(shown.through, through))
-        replaced = self.count(message for message in gone if not stays(message)) + window.count(shown.text)
+        replaced = self.count(message for message in gone if not stays(message)) + window.tokens_of(shown.text)
         return replaced > 2 * self.reserve(self._settings.max_tokens)
 
     def cut(self, at: Session | Cursor, keep: int) -> int:
@@ -89,7 +89,7 @@ class Gauge:
 
     def count(self, messages: Iterable[Message]) -> int:
         """Return about how many tokens some messages are."""
-        count = self.window.count
+        count = self.window.tokens_of
         return sum(message_tokens(message, count) for message in messages)
 
     def reserve(self, wanted: int) -> int:
