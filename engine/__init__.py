@@ -10,6 +10,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from ._names import (
+        CompactionSettings,
         Engine,
         EngineError,
         EngineSettings,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .runtime.learning import Learner
 
 __all__ = [
+    "CompactionSettings",
     "Engine",
     "EngineError",
     "EngineSettings",

@@ -19,6 +19,7 @@ from .core.values import (
 )
 from .errors import EngineError as EngineError
 from .ports import ModelRequest as ModelRequest, ToolContext as ToolContext, ToolOutput as ToolOutput
+from .runtime.compact_settings import CompactionSettings as CompactionSettings
 from .runtime.lanes import LaneLimits as LaneLimits
 from .runtime.parts import EngineSettings as EngineSettings, TurnResult as TurnResult
 from .runtime.stats import EngineStats as EngineStats

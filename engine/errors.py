@@ -253,7 +253,7 @@ class ModelError(EngineError):
     Args:
         message: what happened, in words for a human.
         retryable: whether the same request may succeed later.
-        kind: "model_failure" or "rate_limit".
+        kind: "model_failure", "rate_limit", or "context_full": the conversation does not fit the model's window.
         status: the HTTP status, where there was one.
         retry_after_s: the provider's own wish in seconds, where it said one.
     """

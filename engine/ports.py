@@ -49,8 +49,8 @@ class Clock(Protocol):
 
 
 class ModelRequest(NamedTuple):
-    """What a model is asked. `messages` is a live view of the conversation: reading it is cheap, keeping it is not
-    needed.
+    """What a model is asked: for its next reply, or for a summary. `messages` is a live view of the conversation:
+    reading it is cheap, keeping it is not needed.
     """
 
     messages: Sequence[Message]
@@ -59,6 +59,7 @@ class ModelRequest(NamedTuple):
     session: str = ""
     turn: int = 0
     round: int = 0
+    purpose: Literal["reply", "summary"] = "reply"
 
 
 @runtime_checkable

@@ -29,6 +29,7 @@ from .runtime.lending import settle
 from .runtime.opening import as_prompt
 from .runtime.paging import House, Seat
 from .runtime.parts import TurnResult
+from .runtime.shrinking import compacted
 from .runtime.stream import TurnStream
 from .tools.encode import complaint
 
@@ -195,6 +196,26 @@ class Session:
         slow reader loses the oldest items and sees a `Gap`.
         """
         return TurnStream(self._seat, as_prompt(prompt), self._house.start, self._house.stream_buffer)
+
+    async def compact(self) -> bool:
+        """Have the older part of the conversation summarized, and show the model the summary in its place.
+
+        The conversation itself stays whole. Waits for a turn that runs; what the summary used is booked to no turn.
+
+        Returns:
+            Whether the model is shown less from now on. Why not is in the record, unless there was nothing to leave
+            out.
+
+        Raises:
+            IllegalTransition: the session waits for an answer.
+            UsageError: it lives on what its parent lends it, which is for its turns.
+            JournalUnavailable, EngineClosed: as for `ask`.
+        """
+        driver = await self._seat.enter()
+        try:
+            return await compacted(driver)
+        finally:
+            self._seat.leave()
 
     async def answer(self, request_id: str, **said: Unpack[Said]) -> TurnResult:
         """Answer a pending request, in any order, and wait until the session rests again.

@@ -18,6 +18,7 @@ from .loans import Lent
 from .recovery import batch_fault, counted, plan_for, tool_delay_s
 from .session import CallState, Turn
 from .values import Fault, Message, Outcome, PlannedCall, RecoveryPlan, Request, ToolCall, ToolStatus
+from .view import Measured
 
 CONTINUE = "Continue exactly where you stopped."
 """What the model is told after a reply that its token limit cut off."""
@@ -43,6 +44,7 @@ def open_turn(cursor: Cursor) -> None:
             priority=event.priority,
             metadata=event.metadata,
             opened_seq=cursor.seq,
+            began=len(cursor.transcript),
         )
     )
     loan = cursor.opened.loan
@@ -126,6 +128,13 @@ def take_halted_calls(cursor: Cursor) -> None:
     else:
         fault = Fault(kind="budget", message=halted.refusal or "a budget is used up", budget=halted.budget)
     _refuse_all(cursor, fault)
+
+
+def take_outgrown_reply(cursor: Cursor) -> None:
+    """Book a reply that a full window cut off, keep nothing of it, and plan to show the model less."""
+    _book(cursor)
+    message = "the window was full before the reply was complete"
+    plan_recovery(cursor, Fault(kind="context_full", message=message, retryable=True))
 
 
 def continue_reply(cursor: Cursor) -> None:
@@ -246,12 +255,22 @@ def _account(cursor: Cursor) -> None:
     streak = turn.malformed_streak + 1 if has_malformed(event.plans) else 0
     if streak != turn.malformed_streak or turn.fault_counts:
         cursor.change_turn(malformed_streak=streak, fault_counts=())
+    _book(cursor)
+
+
+def _book(cursor: Cursor) -> None:
+    """Book what a reply used."""
+    event: ModelReplied = cursor.event
+    turn = cursor.open_turn
     if event.cost_pico is not None:
         cursor.change_turn(cost_pico=turn.cost_pico + event.cost_pico)
     usage = event.reply.usage
     if usage is not None:
         cursor.change_turn(usage=turn.usage + usage)
         cursor.usage = cursor.usage + usage
+        if usage.input_tokens:
+            # What the model was shown took so much: the conversation as it stands, without this reply.
+            cursor.measured = Measured(len(cursor.transcript), usage.input_tokens)
 
 
 def _open_batch(cursor: Cursor, message: Message, calls: Sequence[ToolCall], plans: tuple[PlannedCall, ...]) -> None:

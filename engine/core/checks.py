@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..errors import InvalidEvent
+from . import compacting
 from .budgets import too_much
 from .cursor import Cursor
 from .guards import answered_request, place_of
@@ -101,6 +102,8 @@ def _check_recovery(cursor: Cursor) -> None:
     says = {"resume": "resume", "ask": "ask a person", "park": "park the turn", "give_up": "give up"}[plan.action]
     if plan.action not in {"recovered": ("resume",), "recovery_needs_user": ("ask", "park")}[cursor.event.kind]:
         raise InvalidEvent(f"{cursor.event.kind}: the recovery plan says to {says}")
+    if plan.adjustment == "compact":
+        raise InvalidEvent("recovered: the recovery plan says to compact first")
 
 
 def _check_decision(cursor: Cursor) -> None:
@@ -117,6 +120,7 @@ CHECKS: dict[str, Callable[[Cursor], None]] = {
     "grant_revoked": _check_revocation,
     "budget_lent": _check_lending,
     "budget_settled": _check_settlement,
+    "context_compacted": compacting.check,
     "model_replied": _check_reply,
     "prompt_received": _check_prompt,
     "recovery_planned": _check_decision,

@@ -32,9 +32,11 @@ class Cursor:
         "id",
         "last_turn",
         "left",
+        "measured",
         "opened",
         "place",
         "seq",
+        "shown",
         "source",
         "spilled",
         "state",
@@ -55,7 +57,7 @@ class Cursor:
         """Stand where a snapshot does."""
         (
             self.id, self.seq, self.state, self.opened, self.transcript, turn, self.last_turn, self.turns, self.usage,
-            self.left, self.grants, self.spilled,
+            self.left, self.grants, self.spilled, self.shown, self.measured,
         ) = session  # fmt: skip
         self.turn = None if turn is None else _draft(turn)
         self.source: State = self.state
@@ -65,7 +67,7 @@ class Cursor:
         turn = None if self.turn is None else _final(self.turn)
         return Session(
             self.id, self.seq, self.state, self.opened, self.transcript, turn, self.last_turn, self.turns, self.usage,
-            self.left, self.grants, self.spilled,
+            self.left, self.grants, self.spilled, self.shown, self.measured,
         )  # fmt: skip
 
     @property

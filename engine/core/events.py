@@ -76,16 +76,38 @@ class ContextPrepared(Value):
     messages: tuple[Message, ...] = ()
 
 
+class ContextCompacted(Value):
+    """A text takes the place of the beginning of the conversation in what the model is shown; the conversation itself
+    stays whole. `keeps` of its newest messages stay as they are, and so do system messages, pinned ones, and the prompt
+    of the open turn.
+
+    Without a `text` nothing changed, and `reason` says why. `reply` is what the model answered when it was asked for a
+    summary, `fault` why there is none, `cost_pico` what it cost. Tokens are estimated, of all that the model is shown.
+    """
+
+    kind: Literal["context_compacted"] = "context_compacted"
+    keeps: Natural = 0
+    text: str = ""
+    reason: str = ""
+    reply: ModelReply | None = None
+    fault: Fault | None = None
+    cost_pico: Natural | None = None
+    tokens_before: Natural = 0
+    tokens_after: Natural = 0
+
+
 class ModelReplied(Value):
     """The model answered; `plans` says, call by call in the same order, what was decided about its calls.
 
-    `cost_pico` is what it cost by the prices of that day, in 10^-12 of the unit they are given in.
+    `cost_pico` is what it cost by the prices of that day, in 10^-12 of the unit they are given in. One that is
+    `outgrown` was cut off by a full window, and is asked for again when there is room.
     """
 
     kind: Literal["model_replied"] = "model_replied"
     reply: ModelReply
     plans: tuple[PlannedCall, ...] = ()
     cost_pico: Natural | None = None
+    outgrown: bool = False
 
 
 class ToolStarted(Value):
@@ -262,6 +284,7 @@ KnownEvent: TypeAlias = (
     | SessionForked
     | PromptReceived
     | ContextPrepared
+    | ContextCompacted
     | ModelReplied
     | ToolStarted
     | ToolFinished
@@ -289,9 +312,10 @@ Event: TypeAlias = Annotated[KnownEvent, Field(discriminator="kind")]
 EVENT_TYPES: dict[str, type[KnownEvent]] = {
     event.model_fields["kind"].default: event
     for event in (
-        SessionOpened, SessionForked, PromptReceived, ContextPrepared, ModelReplied, ToolStarted, ToolFinished,
-        ToolRetried, LateResult, UserAnswered, GrantRevoked, BudgetLent, BudgetSettled, Faulted, RecoveryPlanned,
-        Recovered, RecoveryNeedsUser, RecoveryFailed, TurnCancelled, Resumed, RecordsRewritten, ShutdownRequested,
+        SessionOpened, SessionForked, PromptReceived, ContextPrepared, ContextCompacted, ModelReplied, ToolStarted,
+        ToolFinished, ToolRetried, LateResult, UserAnswered, GrantRevoked, BudgetLent, BudgetSettled, Faulted,
+        RecoveryPlanned, Recovered, RecoveryNeedsUser, RecoveryFailed, TurnCancelled, Resumed, RecordsRewritten,
+        ShutdownRequested,
     )
 }  # fmt: skip
 """Tag → class: the closed table that decoding uses."""
@@ -314,9 +338,9 @@ it, and the one that stood in its place, led to. It is read as an `UnknownEvent`
 
 
 __all__ = [
-    "EVENTS", "EVENT_TYPES", "HISTORY_PRUNED", "BudgetLent", "BudgetSettled", "ContextPrepared", "Event", "Faulted",
-    "GrantRevoked", "KnownEvent", "LateResult", "ModelReplied", "ProbeResult", "PromptReceived", "RecordsRewritten",
-    "Recovered", "RecoveryFailed", "RecoveryNeedsUser", "RecoveryPlanned", "Resumed", "RewrittenRecord",
-    "SessionForked", "SessionOpened", "ShutdownRequested", "ToolFinished", "ToolRetried", "ToolStarted",
-    "TurnCancelled", "UnknownEvent", "UserAnswered",
+    "EVENTS", "EVENT_TYPES", "HISTORY_PRUNED", "BudgetLent", "BudgetSettled", "ContextCompacted", "ContextPrepared",
+    "Event", "Faulted", "GrantRevoked", "KnownEvent", "LateResult", "ModelReplied", "ProbeResult", "PromptReceived",
+    "RecordsRewritten", "Recovered", "RecoveryFailed", "RecoveryNeedsUser", "RecoveryPlanned", "Resumed",
+    "RewrittenRecord", "SessionForked", "SessionOpened", "ShutdownRequested", "ToolFinished", "ToolRetried",
+    "ToolStarted", "TurnCancelled", "UnknownEvent", "UserAnswered",
 ]  # fmt: skip

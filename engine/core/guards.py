@@ -121,6 +121,11 @@ def cannot_afford_reply(cursor: Cursor) -> bool:
     return short_of(cursor.open_turn, settings) is not None
 
 
+def outgrew(cursor: Cursor) -> bool:
+    """Whether the reply was cut off by a full window and is asked for again."""
+    return bool(cursor.event.outgrown)
+
+
 def wants_continuation(cursor: Cursor) -> bool:
     """Whether the reply is a text that its token limit cut off, and the turn may still continue it."""
     if cursor.event.reply.finish != "length" or cursor.event.plans or cursor.open_turn.concluding:

@@ -42,7 +42,9 @@ class Limits(Value):
     until then. `history_ring` records and `turns_ring` turns of a session stay in memory, `inbox_size` prompts may
     wait for their turn, `stream_buffer` items may wait for a slow reader before the oldest are dropped.
     `required_memory_strength` is what every tool has to be bounded by: an engine that cannot keep it is refused when
-    it is made. `max_parallel_tasks` sessions of one parent may be open in an engine.
+    it is made. `max_parallel_tasks` sessions of one parent may be open in an engine. With `auto_compact`, a model that
+    would be shown more than the share `compact_at` of `max_context_tokens` is shown a summary in the place of what is
+    older; a model that knows its own window has the smaller of the two.
 
     The budgets of a turn have no limit unless one is given: `max_tool_calls`, `max_tokens` (input and output), and
     `max_cost`, in the unit of `prices` (model → price; "*" for every other model). `on_budget` says what happens when
@@ -67,6 +69,9 @@ class Limits(Value):
     model_grace_s: NotNegative | None = None
     backoff_base_s: NotNegative = 5.0
     max_parallel_tasks: Positive = 8
+    auto_compact: bool = True
+    max_context_tokens: Positive = 200_000
+    compact_at: Annotated[float, Field(gt=0, le=1)] = 0.80
     requests_per_minute: FinitePositive | None = None
     park_after_s: Finite = 60.0
     history_ring: Positive = 1000

@@ -63,10 +63,20 @@ class WarmUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Compacting:
+    """The model is to be shown less of the conversation; a summary is being made. `tokens` is what it would be shown
+    now, of `limit` that it can be shown.
+    """
+
+    tokens: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class Gap:
     """`lost` items were dropped because the reader was slow; records among them can be read with `history(after=…)`."""
 
     lost: int
 
 
-Notice: TypeAlias = TextDelta | ReasoningDelta | ToolInputDelta | ToolProgress | ToolRunning | WarmUp | Gap
+Notice: TypeAlias = TextDelta | ReasoningDelta | ToolInputDelta | ToolProgress | ToolRunning | WarmUp | Compacting | Gap

@@ -17,6 +17,9 @@ MAX_DELAY_S = 60.0
 _MODEL_FAULTS = frozenset({"rate_limit", "model_failure", "bad_reply", "empty_reply"})
 _BACKOFF_SHARE = {"rate_limit": 1.0, "model_failure": 0.1, "bad_reply": 0.0, "empty_reply": 0.0}
 
+MAX_COMPACTIONS = 2
+"""How often in a row a full window leads to a request that shows the model less."""
+
 HOPELESS = frozenset({400, 401, 403, 404, 422})
 """Statuses of requests that are wrong: they are never tried again, whatever an adapter or a host says."""
 
@@ -53,7 +56,8 @@ def plan_for(fault: Fault, turn: Turn, settings: SessionSettings) -> RecoveryPla
     A tool's trouble is told to the model, unless the tool says that its failures end the turn; an unknown outcome goes
     by `settings.on_unknown`; a model's failure is tried again up to `settings.max_model_retries` times in a row, after
     the provider's own wish or an exponential back-off in seconds; one whose gate stays closed for long is put aside
-    until it opens; a budget that is used up goes by `settings.on_budget`; the rest ends the turn.
+    until it opens; a budget that is used up goes by `settings.on_budget`; a full window leads to a request that shows
+    the model less, `MAX_COMPACTIONS` times in a row; the rest ends the turn.
     """
     if fault.kind in ("tool_timeout", "memory_limit"):
         return RecoveryPlan(action="resume", resume=State.PROCESSING)
@@ -63,6 +67,8 @@ def plan_for(fault: Fault, turn: Turn, settings: SessionSettings) -> RecoveryPla
         return RecoveryPlan(action="resume", resume=State.PROCESSING)
     if fault.kind == "budget":
         return _budget_plan(fault, turn, settings)
+    if fault.kind == "context_full":
+        return _compaction_plan(fault, turn)
     if fault.kind == "gate_closed" and fault.not_before is not None:
         return RecoveryPlan(action="park", resume=State.GENERATING_RESPONSE, not_before=fault.not_before)
     attempt = _failures(turn) + 1
@@ -93,6 +99,24 @@ def _budget_plan(fault: Fault, turn: Turn, settings: SessionSettings) -> Recover
     if settings.on_budget == "ask":
         return RecoveryPlan(action="ask", adjustment="extend")
     return RecoveryPlan(action="resume", resume=State.GENERATING_RESPONSE, adjustment="wrap_up")
+
+
+def _compaction_plan(fault: Fault, turn: Turn) -> RecoveryPlan:
+    attempt = compactions(turn) + 1
+    if not fault.retryable or attempt > MAX_COMPACTIONS:
+        return RecoveryPlan(action="give_up", attempt=attempt)
+    return RecoveryPlan(
+        action="resume",
+        resume=State.GENERATING_RESPONSE,
+        adjustment="compact",
+        attempt=attempt,
+        attempts_left=MAX_COMPACTIONS - attempt,
+    )
+
+
+def compactions(turn: Turn) -> int:
+    """Return how often in a row the window was found full."""
+    return dict(turn.fault_counts).get("context_full", 0)
 
 
 def _delay_s(fault: Fault, backoff_s: float) -> float:

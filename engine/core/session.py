@@ -31,6 +31,7 @@ from .values import (
     Usage,
     WirePatch,
 )
+from .view import ALL, NOT_MEASURED, Measured, Shown, View
 
 NO_USAGE = Usage.trusted()
 NOT_OPENED = SessionOpened.trusted()
@@ -104,6 +105,7 @@ class Turn(NamedTuple):
 
     `extended` pairs a budget with what was added to it; `concluding` says that the model was asked for its last reply.
     `loan` is what the session's parent lends it, `before` what earlier turns used of that; `lent` is for its children.
+    `began` is where in the conversation its prompt stands.
     """
 
     number: int
@@ -132,6 +134,7 @@ class Turn(NamedTuple):
     loan: Loan | None = None
     before: Spent = NOTHING_SPENT
     lent: tuple[Lent, ...] = ()
+    began: int = 0
 
     @property
     def calls(self) -> tuple[CallState, ...]:
@@ -143,6 +146,7 @@ class Session(NamedTuple):
     """One conversation at one sequence number. `Session(id)`, at `seq` 0, is one that has no record yet.
 
     `spilled` says that the whole of a result is kept beside the journal, so that the model may want to read it.
+    `shown` is what the model is shown of the conversation, `measured` how much that was when somebody counted.
     """
 
     id: str
@@ -157,6 +161,8 @@ class Session(NamedTuple):
     left: State | None = None
     grants: tuple[Grant, ...] = ()
     spilled: bool = False
+    shown: Shown = ALL
+    measured: Measured = NOT_MEASURED
 
     @property
     def pending(self) -> tuple[Request, ...]:
@@ -170,6 +176,13 @@ class Session(NamedTuple):
 
     def messages(self) -> Sequence[Message]:
         """Return the conversation as a model provider accepts it: every call with a result, whatever the state."""
+        return self._with_open_calls(self.transcript)
+
+    def view(self) -> Sequence[Message]:
+        """Return what the model is shown of the conversation, as a provider accepts it, whatever the state."""
+        return self._with_open_calls(View(self.transcript, self.shown) if self.shown.through else self.transcript)
+
+    def _with_open_calls(self, messages: Sequence[Message]) -> Sequence[Message]:
         if self.turn is None or self.turn.batch is None:
-            return self.transcript
-        return (*self.transcript, *self.turn.batch.messages())
+            return messages
+        return (*messages, *self.turn.batch.messages())

@@ -22,6 +22,7 @@ from .record import TransitionRecord
 from .session import NO_USAGE, NOT_OPENED, Session, Turn
 from .transcript import StoredMessages, Transcript
 from .values import State, Usage
+from .view import ALL, NOT_MEASURED, Measured, Shown
 
 
 class Snapshot(NamedTuple):
@@ -38,6 +39,8 @@ class Snapshot(NamedTuple):
     left: State | None = None
     grants: tuple[Grant, ...] = ()
     spilled: bool = False
+    shown: Shown = ALL
+    measured: Measured = NOT_MEASURED
 
 
 def snapshot_of(session: Session) -> Snapshot:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, cast
 from transitions import Machine
 
 from ..errors import TableError
-from . import actions as do, guards as given, resuming as then
+from . import actions as do, compacting as view, guards as given, resuming as then
 from .cursor import Cursor
 from .events import EVENT_TYPES
 from .values import State
@@ -56,7 +56,13 @@ ROWS: tuple[Row, ...] = (
     Row("context_prepared", (PROCESSING,), given.some_call_runs, TOOLS, do.take_direct_calls),
     Row("context_prepared", (PROCESSING,), given.some_call_asks, WAITING, do.take_direct_calls),
     Row("context_prepared", (PROCESSING,), None, PROCESSING, do.take_refused_direct_calls),
+    # The model is shown less: because it gets too much, because that did not fit, or because the host says so.
+    Row("context_compacted", (IDLE,), None, None, view.compact),
+    Row("context_compacted", (PROCESSING,), None, None, view.compact_and_prepare),
+    Row("context_compacted", (ERROR,), view.gives_room, GENERATING, view.compact_and_ask),
+    Row("context_compacted", (ERROR,), None, None, view.compact_in_vain),
     # The model answered: text first, then the limits, then calls.
+    Row("model_replied", (GENERATING,), given.outgrew, ERROR, do.take_outgrown_reply),
     Row("model_replied", (GENERATING,), given.wants_continuation, PROCESSING, do.continue_reply),
     Row("model_replied", (GENERATING,), given.no_call_is_planned, IDLE, do.finish_turn),
     Row("model_replied", (GENERATING,), given.rounds_exhausted, ERROR, do.take_surplus_calls),

@@ -213,13 +213,16 @@ class ResourceUsage(Value):
 
 
 class Message(Value):
-    """One item of a conversation, as a model sees it. A tool's result carries the id of its call."""
+    """One item of a conversation, as a model sees it. A tool's result carries the id of its call. One that is `pinned`
+    is never left out of what the model is shown.
+    """
 
     role: Role
     text: str | None = None
     tool_calls: ToolCalls = ()
     tool_call_id: str | None = None
     patch: WirePatch | None = None
+    pinned: bool = False
 
 
 class ModelReply(Value):
@@ -234,13 +237,17 @@ class ModelReply(Value):
 
 
 class Prompt(Value):
-    """What opens a turn: a text, calls to run without asking the model first, or messages instead of a text."""
+    """What opens a turn: a text, calls to run without asking the model first, or messages instead of a text.
+
+    `pinned` keeps all of it in what the model is shown, however long the conversation gets.
+    """
 
     text: str | None = None
     calls: ToolCalls = ()
     messages: tuple[Message, ...] = ()
     priority: Priority = Priority.NORMAL
     metadata: JsonObject = Field(default_factory=dict)
+    pinned: bool = False
 
 
 BudgetKind: TypeAlias = Literal["tool_calls", "tokens", "cost"]
@@ -301,7 +308,7 @@ class Request(Value):
 FaultKind: TypeAlias = Literal[
     "tool_timeout", "memory_limit", "rate_limit", "model_failure", "bad_reply", "empty_reply", "malformed_arguments",
     "round_limit", "execution_limit", "loop", "budget", "unknown_outcome", "host_failure", "gate_closed",
-    "tool_failure",
+    "tool_failure", "context_full",
 ]  # fmt: skip
 
 
@@ -331,13 +338,14 @@ class RecoveryPlan(Value):
     `attempt` counts the faults in a row, from 1; `attempts_left` says how many more retries remain after it.
     `not_before` is the time of day, ISO 8601 in UTC, at which a turn that was put aside goes on. `by_host` marks what a
     handler of the host decided instead of the engine. `adjustment` says what changes before the turn goes on: a budget
-    is extended by a person, or the model wraps up with one last reply without tools. `end` is where a turn that is
-    given up leaves its session: ready for the next prompt, or shut down until it is opened again.
+    is extended by a person, the model wraps up with one last reply without tools, or is shown less of the conversation.
+    `end` is where a turn that is given up leaves its session: ready for the next prompt, or shut down until it is
+    opened again.
     """
 
     action: Literal["resume", "ask", "park", "give_up"]
     resume: State | None = None
-    adjustment: Literal["extend", "wrap_up"] | None = None
+    adjustment: Literal["extend", "wrap_up", "compact"] | None = None
     delay_s: Finite = 0.0
     not_before: str | None = None
     attempt: Positive = 1

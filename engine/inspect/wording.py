@@ -14,6 +14,7 @@ from ..core.events import (
     HISTORY_PRUNED,
     BudgetLent,
     BudgetSettled,
+    ContextCompacted,
     ContextPrepared,
     Faulted,
     GrantRevoked,
@@ -183,9 +184,9 @@ def _of_answer(event: UserAnswered) -> str:
 
 
 Remarkable = (
-    SessionOpened | SessionForked | ContextPrepared | UserAnswered | GrantRevoked | BudgetLent | BudgetSettled | Faulted
-    | RecoveryPlanned | Recovered | RecoveryNeedsUser | RecoveryFailed | TurnCancelled | Resumed | RecordsRewritten
-    | ShutdownRequested | UnknownEvent
+    SessionOpened | SessionForked | ContextPrepared | ContextCompacted | UserAnswered | GrantRevoked | BudgetLent
+    | BudgetSettled | Faulted | RecoveryPlanned | Recovered | RecoveryNeedsUser | RecoveryFailed | TurnCancelled
+    | Resumed | RecordsRewritten | ShutdownRequested | UnknownEvent
 )  # fmt: skip
 """What is neither about the conversation nor about a call of a tool."""
 
@@ -205,7 +206,7 @@ def remark(event: Remarkable) -> str:
             return _beyond_the_turn(event)
         case TurnCancelled() | ShutdownRequested():
             return event.reason
-        case ContextPrepared() | Recovered() | Resumed():
+        case ContextPrepared() | ContextCompacted() | Recovered() | Resumed():
             return _way_on(event)
         case SessionOpened():
             return event.user or ""
@@ -217,12 +218,22 @@ def remark(event: Remarkable) -> str:
             assert_never(event)
 
 
-def _way_on(event: ContextPrepared | Recovered | Resumed) -> str:
+def _way_on(event: ContextPrepared | ContextCompacted | Recovered | Resumed) -> str:
+    if isinstance(event, ContextCompacted):
+        return _of_compaction(event)
     if isinstance(event, ContextPrepared):
         return f"{len(event.messages)} messages added" if event.messages else ""
     if isinstance(event, Recovered):
         return f"after {event.waited_s:.2f} s" if event.waited_s else ""
     return f"{len(event.probes)} calls probed" if event.probes else ""
+
+
+def _of_compaction(event: ContextCompacted) -> str:
+    if not event.text:
+        return f"nothing left out: {event.reason}"
+    how = "the record's facts alone" if event.fault is not None else "a summary"
+    tokens = f"{event.tokens_before:,} to {event.tokens_after:,} tokens"
+    return f"{tokens}: {how} before the newest {event.keeps} messages"
 
 
 def _beyond_the_turn(event: SessionForked | RecordsRewritten | BudgetLent | BudgetSettled) -> str:

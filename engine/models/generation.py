@@ -24,13 +24,18 @@ class Server(Protocol):
 
 
 class Generation:
-    """One reply while it grows, in the worker thread."""
+    """One reply while it grows, in the worker thread.
+
+    Attributes:
+        n_ctx: the model's window in tokens, where llama.cpp said it: a request did not fit.
+    """
 
     def __init__(self, body: dict[str, Any], emit: Emit, stop: threading.Event, id_prefix: str) -> None:
         self._body = body
         self._stop = stop
         self._id_prefix = id_prefix
         self._builder = ReplyBuilder(emit)
+        self.n_ctx: int | None = None
         self._stop_type: object = None
         self._refusal: dict[str, Any] | None = None
         self._failure: BaseException | None = None
@@ -77,6 +82,8 @@ class Generation:
         refusal = chunk.get("error")
         if isinstance(refusal, dict):
             self._refusal = cast(dict[str, Any], refusal)
+            n_ctx = self._refusal.get("n_ctx")
+            self.n_ctx = n_ctx if isinstance(n_ctx, int) and n_ctx > 0 else None
             return
         verbose = chunk.get("__verbose")
         if isinstance(verbose, dict):
@@ -104,6 +111,7 @@ def _refused(refusal: dict[str, Any], model: str) -> ModelError:
             f"the conversation takes {refusal.get('n_prompt_tokens')} tokens and the window of {model} holds "
             f"{refusal.get('n_ctx')}: shorten the conversation, or give a larger n_ctx if the model knows one",
             retryable=False,
+            kind="context_full",
         )
     retryable = isinstance(status, int) and status >= 500
     return ModelError(f"llama.cpp refused the request: {refusal.get('message')}", retryable=retryable)

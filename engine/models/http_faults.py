@@ -17,6 +17,10 @@ MESSAGE_LIMIT = 500
 _EXHAUSTED = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 """Codes sent with status 429 that waiting does not mend."""
 
+_TOO_LONG = frozenset({"context_length_exceeded", "exceed_context_size_error"})
+_SAYS_TOO_LONG = ("maximum context length", "prompt is too long", "exceeds the available context size")
+"""Codes, and words of those who send none, for a conversation that does not fit the model's window."""
+
 _ADVICE = {
     400: "the request does not suit this server; check the parameters and the model's name",
     401: "check the API key",
@@ -58,12 +62,14 @@ def status_error(status: int, body: object, host: str, clean: Cleaner, wait_s: f
     said = f": {clean(message)}" if message.strip() else ""
     advice = _ADVICE.get(status)
     text = f"{host} answered with status {status}{said}" + (f" ({advice})" if advice else "")
-    limited = status == 429
+    limited, kind = status == 429, "rate_limit" if status == 429 else "model_failure"
+    if status in (400, 413) and (code in _TOO_LONG or any(words in message.lower() for words in _SAYS_TOO_LONG)):
+        kind = "context_full"
     retryable = (limited and code not in _EXHAUSTED) or status in (408, 409, 425) or status >= 500
     return ModelError(
         text,
         retryable=retryable,
-        kind="rate_limit" if limited else "model_failure",
+        kind=kind,
         status=status,
         retry_after_s=wait_s,
     )

@@ -23,6 +23,7 @@ import anyio.to_thread
 from pydantic import Field
 
 from ..core.notices import Notice
+from ..core.tokens import Window, estimated_tokens
 from ..core.values import ModelReply, Value
 from ..errors import MissingExtra, ModelError, UsageError
 from ..ports import Emit, ModelRequest
@@ -77,6 +78,14 @@ def _stop_at_once(chunk: dict[str, Any]) -> bool:
     return True
 
 
+PACKAGED_CTX = 2048
+"""The window of the packaged model, in tokens; it reads single bytes."""
+
+
+def _bytes_of(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
 def packaged_model() -> Path:
     """Return where the tiny model is that the engine ships: 312 thousand parameters, three tools, little else."""
     package = __name__.rpartition(".")[0]
@@ -107,6 +116,8 @@ class LlamaCppModel:
         except ImportError as error:
             raise MissingExtra("LlamaCppModel", "local") from error
         self._library: Any = library
+        self._packaged = path is None
+        self._told_ctx = PACKAGED_CTX if path is None else None
         self._path = packaged_model() if path is None else Path(path)
         if not self._path.is_file():
             raise UsageError(
@@ -126,6 +137,14 @@ class LlamaCppModel:
 
     def __repr__(self) -> str:
         return f"LlamaCppModel({self._path.name!r})"
+
+    @property
+    def window(self) -> Window | None:
+        """What the model can be shown; None for a file whose window nobody has said, until a request does not fit."""
+        tokens = self._settings.n_ctx or self._told_ctx
+        if tokens is None:
+            return None
+        return Window(tokens, tokens_of=_bytes_of if self._packaged else estimated_tokens)
 
     async def load(self) -> None:
         """Load the model now instead of at the first call. Idempotent.
@@ -166,7 +185,10 @@ class LlamaCppModel:
         generation = Generation(body, tell, stop, f"call_{request.turn}_{request.round}")
 
         def answer() -> ModelReply:
-            reply = generation.run(self._load(), self._path.stem)
+            try:
+                reply = generation.run(self._load(), self._path.stem)
+            finally:
+                self._told_ctx = generation.n_ctx or self._told_ctx
             self._answered = True
             return reply
 

@@ -5,16 +5,19 @@ May import ports, core and the wire format. Must never call anything outside.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from ..core.arguments import arguments_complaint
 from ..core.cursor import Cursor
-from ..core.events import ModelReplied
+from ..core.events import ContextCompacted, Faulted, ModelReplied
 from ..core.record import TransitionRecord
 from ..core.session import Session
 from ..core.step import reproduce
-from ..core.values import Message, ModelReply, ToolCall, WirePatch
-from ..errors import RecordedModelMismatch, ReplayError
+from ..core.values import Fault, Message, ModelReply, ToolCall, WirePatch
+from ..core.view import ALL, Shown, View
+from ..errors import ModelError, RecordedModelMismatch, ReplayError
 from ..ports import Emit, ModelRequest
 from .wire import to_wire
 
@@ -30,41 +33,90 @@ class RecordedModel:
     """
 
     def __init__(self, records: Iterable[TransitionRecord]) -> None:
-        self._replies: dict[tuple[int, int], tuple[ModelReply, int]] = {}
+        self._replies: dict[tuple[int, int], dict[int, _Recorded]] = {}
+        self._summaries: dict[tuple[int, int], deque[ContextCompacted]] = {}
         cursor: Cursor | None = None
         for record in records:
             cursor = cursor or Cursor(Session(record.session))
             if isinstance(record.event, ModelReplied) and cursor.turn is not None:
                 place = (cursor.turn.number, cursor.turn.round)
-                self._replies[place] = (record.event.reply, len(cursor.transcript))
+                seen = _Recorded(record.event.reply, cursor.shown, len(cursor.transcript))
+                self._replies.setdefault(place, {})[seen.length] = seen
+            elif isinstance(record.event, Faulted) and record.event.fault.kind == "context_full" and cursor.turn:
+                seen = _Recorded(record.event.fault, cursor.shown, len(cursor.transcript))
+                self._replies.setdefault((cursor.turn.number, cursor.turn.round), {})[seen.length] = seen
+            elif isinstance(record.event, ContextCompacted) and record.event.keeps:
+                place = (cursor.turn.number, cursor.turn.round) if cursor.turn is not None else (0, 0)
+                self._summaries.setdefault(place, deque()).append(record.event)
             reproduce(cursor, record)
         if cursor is None:
             raise ReplayError("an empty history has no replies to give")
         self._messages: Sequence[Message] = cursor.transcript
-        self._checked = 0
+        self._checked = 0, ALL
 
     async def generate(self, request: ModelRequest, emit: Emit) -> ModelReply:
-        """Return the recorded reply of this turn and round.
+        """Return the recorded reply of this turn and round, or the recorded summary.
 
         Raises:
             RecordedModelMismatch: nothing was recorded there, or the conversation so far is another one.
         """
         place = f"turn {request.turn}, round {request.round}"
-        recorded = self._replies.get((request.turn, request.round))
-        if recorded is None:
+        if request.purpose == "summary":
+            return recorded_summary(self._summaries.get((request.turn, request.round)), place)
+        known = self._replies.get((request.turn, request.round))
+        if known is None:
             raise RecordedModelMismatch(f"the history holds no reply for {place}")
-        reply, length = recorded
-        if len(request.messages) != length:
-            raise RecordedModelMismatch(
-                f"at {place} the recorded model saw {length} messages, now there are {len(request.messages)}"
-            )
+        length = len(request.messages)
+        recorded = known.get(length)
+        if recorded is None:
+            counts = " or ".join(map(str, known))
+            raise RecordedModelMismatch(f"at {place} the recorded model saw {counts} messages, now there are {length}")
         # What was compared for an earlier reply need not be compared again: conversations only grow.
-        start = self._checked if self._checked <= length else 0
+        checked, shown = self._checked
+        start = checked if checked <= length and shown == recorded.shown else 0
+        seen = recorded.view(self._messages)
         for index in range(start, length):
-            if _spoken(request.messages[index]) != _spoken(self._messages[index]):
+            if _spoken(request.messages[index]) != _spoken(seen[index]):
                 raise RecordedModelMismatch(f"at {place} message {index} differs from the recorded one")
-        self._checked = length
-        return _admissible(reply)
+        self._checked = length, recorded.shown
+        if isinstance(recorded.reply, Fault):
+            fault = recorded.reply
+            raise ModelError(fault.message, kind="context_full", retryable=False, status=fault.status)
+        return _admissible(recorded.reply)
+
+
+class _Recorded(NamedTuple):
+    """A reply, or that it did not fit, and what had been shown: that much of a conversation of so many messages."""
+
+    reply: ModelReply | Fault
+    shown: Shown
+    messages: int
+
+    @property
+    def length(self) -> int:
+        return len(self.shown.kept) + 1 + self.messages - self.shown.through if self.shown.through else self.messages
+
+    def view(self, conversation: Sequence[Message]) -> Sequence[Message]:
+        return View(conversation, self.shown, self.messages)
+
+
+def recorded_summary(left: deque[ContextCompacted] | None, place: str) -> ModelReply:
+    """Return the next summary that was recorded at a place; the last one as often as it is asked for.
+
+    Args:
+        left: what was recorded there and is left.
+        place: how to name it.
+
+    Raises:
+        ModelError: none was recorded there, or there was none then either.
+    """
+    if not left:
+        raise RecordedModelMismatch(f"the history holds no summary for {place}")
+    event = left.popleft() if len(left) > 1 else left[0]
+    if event.reply is None:
+        assert event.fault is not None
+        raise ModelError(event.fault.message, retryable=False, status=event.fault.status)
+    return event.reply
 
 
 def _admissible(reply: ModelReply) -> ModelReply:

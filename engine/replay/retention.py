@@ -29,6 +29,7 @@ from ..core.redaction import Redactor
 from ..core.session import NO_MESSAGES, Session
 from ..core.step import reproduce, take
 from ..core.values import State, check_id
+from ..core.view import ALL, NOT_MEASURED
 from ..errors import (
     HistoryShared,
     IllegalTransition,
@@ -248,7 +249,7 @@ def _taken(
 def _beginning(record: TransitionRecord, session: Session, *, forget: bool) -> TransitionRecord:
     """Return what a history begins with that is pruned up to this record."""
     if forget:
-        session = session._replace(transcript=NO_MESSAGES, last_turn=None)
+        session = session._replace(transcript=NO_MESSAGES, last_turn=None, shown=ALL, measured=NOT_MEASURED)
     data = {
         "kind": HISTORY_PRUNED,
         "messages": [json.loads(line) for line in message_lines(session)],

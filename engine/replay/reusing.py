@@ -14,11 +14,13 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from ..core.arguments import json_text
 from ..core.cursor import Cursor
-from ..core.events import ModelReplied, ToolFinished, UserAnswered
+from ..core.events import ContextCompacted, ModelReplied, ToolFinished, UserAnswered
 from ..core.record import TransitionRecord
 from ..core.session import CallState, Session
 from ..core.step import reproduce
 from ..core.values import Message, ModelReply, Request, ToolCall, ToolEffect, ToolStatus
+from ..core.view import View
+from ..models.recorded import recorded_summary
 from ..ports import ModelRequest, ToolContext, ToolOutput
 
 Fact: TypeAlias = ModelReplied | ToolFinished | UserAnswered
@@ -40,7 +42,7 @@ class Use(NamedTuple):
 class _Reply(NamedTuple):
     use: Use
     reply: ModelReply
-    length: int
+    seen: View
 
 
 class _Result(NamedTuple):
@@ -89,9 +91,9 @@ class Reuse:
         self._effects = effects
         self._may_run = may_run
         self._replies: dict[tuple[int, int], _Reply] = {}
+        self._summaries: dict[tuple[int, int], deque[ContextCompacted]] = {}
         self._results: dict[_Key, deque[_Result]] = {}
         self._answers: dict[tuple[str, *_Key], deque[_Answer]] = {}
-        self._messages: Sequence[Message] = ()
         self._stale = False
         self._read(records, start, facts)
 
@@ -107,8 +109,11 @@ class Reuse:
         self, request: ModelRequest, call: Callable[[ModelRequest], Awaitable[ModelReply]]
     ) -> ModelReply:
         """Return the recorded reply where the conversation is the recorded one; else ask the model."""
+        if request.purpose == "summary":
+            left = self._summaries.get((request.turn, request.round))
+            return recorded_summary(left, f"turn {request.turn}") if left else await call(request)
         recorded = self._replies.get((request.turn, request.round))
-        if recorded is not None and self._same(request.messages, recorded.length):
+        if recorded is not None and _same(request.messages, recorded.seen):
             self.reused.append(recorded.use)
             return recorded.reply
         self.run_again.append(Use("model", "", request.turn, request.round))
@@ -163,7 +168,10 @@ class Reuse:
             if record.seq >= start and cursor.turn is not None:
                 if isinstance(event, ModelReplied):
                     use = Use("model", "", cursor.turn.number, cursor.turn.round, record.seq)
-                    self._replies[use.turn, use.round] = _Reply(use, event.reply, len(cursor.transcript))
+                    seen = View(cursor.transcript, cursor.shown)
+                    self._replies[use.turn, use.round] = _Reply(use, event.reply, seen)
+                elif isinstance(event, ContextCompacted) and event.keeps:
+                    self._summaries.setdefault((cursor.turn.number, cursor.turn.round), deque()).append(event)
                 elif isinstance(event, UserAnswered):
                     self._keep_answer(cursor, event, changed=record.seq in facts)
                 elif isinstance(event, ToolFinished):
@@ -175,8 +183,6 @@ class Reuse:
                 turn = cursor.turn or cursor.last_turn
                 self._keep_results(turn.done if turn is not None else (), ends, number, place)
                 ends = {}
-        if cursor is not None:
-            self._messages = cursor.transcript
 
     def _keep_results(
         self, calls: Iterable[CallState], ends: Mapping[str, tuple[int, ToolFinished]], turn: int, number: int
@@ -195,11 +201,12 @@ class Reuse:
         said = event.model_copy(update={"grant": None, "plan": None})
         self._answers.setdefault((asked.kind, *_key(call)), deque()).append(_Answer(said, changed))
 
-    def _same(self, messages: Sequence[Message], length: int) -> bool:
-        """Whether a conversation is the recorded one up to a reply."""
-        return len(messages) == length and all(
-            _spoken(messages[place]) == _spoken(self._messages[place]) for place in range(length)
-        )
+
+def _same(messages: Sequence[Message], seen: Sequence[Message]) -> bool:
+    """Whether a conversation is the one that was recorded up to a reply."""
+    return len(messages) == len(seen) and all(
+        _spoken(message) == _spoken(other) for message, other in zip(messages, seen, strict=True)
+    )
 
 
 def _open_call(cursor: Cursor, call_id: str) -> CallState:

@@ -79,6 +79,10 @@ class TurnLog:
     def __len__(self) -> int:
         return len(self._ended)
 
+    def turns(self) -> Iterator[Turn]:
+        """Iterate over the turns as the core left them, oldest first."""
+        return (_turn_of(ended) for ended in self._ended)
+
     def kept(self) -> tuple[Sequence["EndedTurn"], str]:
         """Return the turns, oldest first, and when the newest of all was opened: what a checkpoint holds."""
         return tuple(self._ended), self._opened_at
@@ -109,8 +113,12 @@ class EndedTurn(NamedTuple):
     ended_at: str
 
 
+def _turn_of(ended: EndedTurn) -> Turn:
+    return restore_turn(json.loads(ended.turn)) if isinstance(ended.turn, str) else ended.turn
+
+
 def _conversation_turn(ended: EndedTurn) -> ConversationTurn:
-    turn = restore_turn(json.loads(ended.turn)) if isinstance(ended.turn, str) else ended.turn
+    turn = _turn_of(ended)
     took = datetime.fromisoformat(ended.ended_at) - datetime.fromisoformat(ended.opened_at)
     return ConversationTurn(
         id=f"{ended.session}:{turn.opened_seq}",

@@ -19,10 +19,12 @@ from typing import NamedTuple
 import anyio
 
 from ..core.events import Faulted, KnownEvent, ModelReplied, Recovered, RecoveryFailed, RecoveryNeedsUser
+from ..core.guards import has_malformed
 from ..core.notices import Notice
-from ..core.recovery import HOPELESS
+from ..core.recovery import HOPELESS, MAX_COMPACTIONS, compactions
 from ..core.session import Session
 from ..core.values import Fault, FaultKind, ModelReply, RecoveryPlan, State
+from ..core.view import cut_before
 from ..errors import GateClosed, ModelError
 from ..models.recorded import RecordedModel
 from ..ports import Emit, Metered, ModelRequest
@@ -74,22 +76,32 @@ async def call_model(asking: Asking, session: Session, emit: Emit) -> KnownEvent
     specs = parts.toolbox.reading_specs if session.spilled else parts.toolbox.specs
     if turn.concluding:
         specs = ()
-    request = ModelRequest(session.transcript, specs, parts.parameters, session.id, turn.number, turn.round)
-    # Without a quota there is no gate to wait at.
-    send = _generate if asking.key is None else partial(_send, asking.key)
-    ask: Callable[[ModelRequest], Awaitable[ModelReply]] = partial(send, asking, emit)
-    if parts.middleware:
-        ask = wrapped((middleware.around_model for middleware in parts.middleware), ask)
+    request = ModelRequest(session.view(), specs, parts.parameters, session.id, turn.number, turn.round)
     try:
-        return _judge(parts, session, await ask(request))
-    except ModelError as error:
-        return Faulted(fault=_fault_of(asking, error))
+        return _judge(parts, session, await way_to_model(asking, emit)(request))
     except GeneratorExit:
         raise
     except BaseException as error:
         if isinstance(error, anyio.get_cancelled_exc_class()) and really_cancelled():
             raise
-        return Faulted.of("model_failure", f"the model failed: {describe(error)}")
+        return Faulted(fault=fault_of(asking, error))
+
+
+def way_to_model(asking: Asking, emit: Emit) -> Callable[[ModelRequest], Awaitable[ModelReply]]:
+    """Return what sends a request: through the middleware and the gate, under the deadline of one call."""
+    # Without a quota there is no gate to wait at.
+    send = _generate if asking.key is None else partial(_send, asking.key)
+    ask: Callable[[ModelRequest], Awaitable[ModelReply]] = partial(send, asking, emit)
+    if asking.parts.middleware:
+        ask = wrapped((middleware.around_model for middleware in asking.parts.middleware), ask)
+    return ask
+
+
+def fault_of(asking: Asking, error: BaseException) -> Fault:
+    """Return what was raised on the way to the model as a fault. A cancellation is none: it has passed before."""
+    if isinstance(error, ModelError):
+        return _fault_of(asking, error)
+    return Fault(kind="model_failure", message=f"the model failed: {describe(error)}")
 
 
 async def recover(asking: Asking, session: Session, plan: RecoveryPlan) -> KnownEvent:
@@ -189,20 +201,30 @@ def _judge(parts: Parts, session: Session, reply: object) -> KnownEvent:
     ids = [call.id for call in reply.tool_calls]
     if len(set(ids)) != len(ids):
         return Faulted.of("bad_reply", f"the reply uses a call id twice: {', '.join(ids)}", retryable=True)
-    if not ids and not reply.text and not isinstance(parts.model, RecordedModel):
+    outgrown = reply.finish == "context_full" and _may_compact(parts, session)
+    if not ids and not reply.text and not outgrown and not isinstance(parts.model, RecordedModel):
         text = f"the reply has neither text nor calls (finish: {reply.finish})"
         return Faulted.of("empty_reply", text, retryable=True)
     loan = session.opened.loan
     cost_pico = cost_of(parts, reply, loan) if parts.limits.counts_output or loan is not None else None
     if not ids:
-        return ModelReplied.trusted(reply=reply, cost_pico=cost_pico)
+        return ModelReplied.trusted(reply=reply, cost_pico=cost_pico, outgrown=outgrown)
     try:
         calls, plans = admit(parts, session, reply.tool_calls)
     except Exception as error:
         return Faulted.of("host_failure", f"the policy failed: {describe(error)}")
     if calls is not reply.tool_calls:
         reply = reply.model_copy(update={"tool_calls": calls})
-    return ModelReplied.trusted(reply=reply, plans=with_due_times(parts, plans), cost_pico=cost_pico)
+    outgrown = outgrown and has_malformed(plans)
+    return ModelReplied.trusted(reply=reply, plans=with_due_times(parts, plans), cost_pico=cost_pico, outgrown=outgrown)
+
+
+def _may_compact(parts: Parts, session: Session) -> bool:
+    """Whether the model may be shown less because its window was full, and there is anything to leave out."""
+    turn = session.turn
+    if not parts.limits.auto_compact or turn is None or compactions(turn) >= MAX_COMPACTIONS:
+        return False
+    return cut_before(session.transcript, len(session.transcript) - 1) > session.shown.through
 
 
 def _fault_of(asking: Asking, error: ModelError) -> Fault:
@@ -213,6 +235,11 @@ def _fault_of(asking: Asking, error: ModelError) -> Fault:
     if isinstance(error, GateClosed):
         not_before = time_in(clock, error.wait_s)
         return Fault(kind="gate_closed", message=str(error), retry_after_s=error.retry_after_s, not_before=not_before)
+    if error.kind == "context_full":
+        # The same request would be refused again, but a shorter one may not be.
+        return Fault(
+            kind="context_full", message=str(error), status=error.status, retryable=asking.parts.limits.auto_compact
+        )
     kind: FaultKind = "rate_limit" if error.kind == "rate_limit" else "model_failure"
     retryable = _may_pass(error)
     wait_s = _sensible(error.retry_after_s)

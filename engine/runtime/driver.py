@@ -32,9 +32,10 @@ from ..core.values import Fault, Prompt, State
 from ..errors import EngineClosed, InboxFull, InvalidEvent, JournalError, SessionBusy
 from ..log import logger
 from ..ports import Writer
-from .asking import Asking, call_model, recover, remember
+from .asking import Asking, call_model, remember
 from .batch import BatchRunner
 from .broadcast import Broadcast
+from .compacting import carry_out, prepare
 from .crew import Crew
 from .desk import Desk, Late, Mailbox, Places
 from .endings import endings
@@ -44,7 +45,7 @@ from .lanes import Lane
 from .ledger import Ledger
 from .opening import Entry, last_system, prompt_events
 from .parts import TurnResult, turn_result
-from .performers import prepare_context, probe_started
+from .performers import probe_started
 
 _READY = (State.IDLE, State.WAITING_FOR_USER)
 
@@ -63,7 +64,7 @@ class Driver:
     def __init__(
         self, asking: Asking, ledger: Ledger, broadcast: Broadcast, crew: Crew, forget: Callable[[str], None]
     ) -> None:
-        self._asking = asking
+        self.asking = asking
         self.parts = parts = asking.parts
         self.ledger = ledger
         self.broadcast = broadcast
@@ -147,10 +148,10 @@ class Driver:
         finally:
             self._lock.release()
 
-    async def enter(self, event: KnownEvent) -> TurnResult:
+    async def enter(self, event: KnownEvent | Entry) -> TurnResult:
         """Let an event from outside in and return how the session rests after it."""
         async with self._lock:
-            return await self._drive(Entry(lambda: (event,)))
+            return await self._drive(event if isinstance(event, Entry) else Entry(lambda: (event,)))
 
     async def note(self, find: Callable[[], Sequence[KnownEvent]]) -> None:
         """Commit events that move nothing, as they are found when no drive runs."""
@@ -218,7 +219,7 @@ class Driver:
 
     def watch(self) -> None:
         """Mind the times of what an earlier engine left open, and those that it was told for the gate."""
-        remember(self._asking, self.session)
+        remember(self.asking, self.session)
         self.inlet.mind()
 
     def refuse_prompts(self) -> None:
@@ -320,16 +321,16 @@ class Driver:
     async def _perform(self, effect: KnownEffect) -> KnownEvent | None:
         """Perform an effect that stands alone; what is not to be performed here leaves the session at rest."""
         if isinstance(effect, CallModel):
-            ask = partial(call_model, self._asking, self.session)
+            ask = partial(call_model, self.asking, self.session)
             turn = self.session.turn
             if self.parts.pipeline.lanes is None or turn is None:
                 return await with_emit(self.parts.redactor, self.broadcast.notice, ask)
             async with self.parts.pipeline.place(Lane.GENERATE, turn.priority):
                 return await with_emit(self.parts.redactor, self.broadcast.notice, ask)
         if isinstance(effect, PrepareContext):
-            return await prepare_context(self.parts, self.session)
+            return await prepare(self.asking, self.ledger, self.broadcast.notice)
         if isinstance(effect, Recover):
-            return await recover(self._asking, self.session, effect.plan)
+            return await carry_out(self.asking, self.ledger, self.broadcast.notice, effect.plan)
         return None
 
     # --- what enters --------------------------------------------------------------------------------------------------

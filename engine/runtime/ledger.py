@@ -28,6 +28,7 @@ from .broadcast import Broadcast
 from .checkpointing import Start, keep_checkpoint
 from .clock import timestamp
 from .crew import Crew
+from .gauge import gauge_of
 from .parts import Parts
 
 _PAGE = 512
@@ -44,6 +45,7 @@ class Ledger:
         session: the snapshot at the last durable record.
         recent: the newest records as their lines, at most `limits.history_ring`: a fifth of what the objects take.
         turns: the newest ended turns, at most `limits.turns_ring`.
+        gauge: watches how much the model is shown; None where nobody wants to know.
         cut_bytes: how many bytes of a torn record the journal cut off when the session was claimed.
         keeping: set when the checkpoint that is being written stands; None while none is.
     """
@@ -64,6 +66,7 @@ class Ledger:
         self._cursor: Cursor | None = None
         self._clock = parts.clock
         self._asks_providers = bool(parts.providers)
+        self.gauge = gauge_of(parts)
         self._redactor = parts.redactor
         self._monitor = parts.monitor
 
@@ -139,7 +142,7 @@ class Ledger:
             records.append(record)
             digest = record.hash
             if asked:
-                if asked[-1] is PREPARE_CONTEXT and not self._asks_providers and len(records) == len(waiting):
+                if asked[-1] is PREPARE_CONTEXT and len(records) == len(waiting) and not self._must_prepare(cursor):
                     waiting.append(_CONTEXT_READY)
                 elif asked[0] is CANCEL_WORK:
                     effects = list(asked)
@@ -229,6 +232,10 @@ class Ledger:
         self.recent.clear()
         self.turns = TurnLog(1)
         return self._writer
+
+    def _must_prepare(self, cursor: Cursor) -> bool:
+        """Whether there is something to wait for before the model can be asked."""
+        return self._asks_providers or (self.gauge is not None and self.gauge.due(cursor))
 
     def _note(self, records: Sequence[TransitionRecord], cursor: Cursor) -> None:
         self._digest = records[-1].hash

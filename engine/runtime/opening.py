@@ -127,6 +127,8 @@ def prompt_events(parts: Parts, session: Session, prompt: Prompt, known_system: 
     messages = list(prompt.messages)
     if prompt.text is not None:
         messages.append(Message(role="user", text=prompt.text))
+    if prompt.pinned:
+        messages = [message.model_copy(update={"pinned": True}) for message in messages]
     if system is not None and system != known_system:
         messages.insert(0, Message(role="system", text=system))
     calls, plans = admit(parts, session, prompt.calls) if prompt.calls else ((), ())

@@ -15,6 +15,7 @@ from ..core.values import FaultKind, JsonObject, Outcome, Request, State, Usage,
 from ..ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy, RecoveryHandler
 from ..replay.turns import CallResult, call_results
 from ..tools.registry import Toolbox
+from .compact_settings import CompactionSettings
 from .lanes import LaneLimits
 from .monitor import Monitor
 from .pipeline import Pipeline
@@ -50,7 +51,8 @@ class EngineSettings(Value):
     sessions the `sessions_in_memory` stay there that were used last, None for all; whatever it says, idle ones leave
     memory when it runs short, and come back when they are used. A session that is released or drained with at
     least `checkpoint_records` records more than it was opened with, or than its last checkpoint, leaves a checkpoint in
-    the journal, and so does one at rest that has grown by a fourth as well; None leaves none.
+    the journal, and so does one at rest that has grown by a fourth as well; None leaves none. `compaction` says how a
+    conversation is summarized that gets too long for the model; when that is done, and whether, `Limits` says.
     """
 
     system: str | None = None
@@ -66,6 +68,7 @@ class EngineSettings(Value):
     warming: WarmSettings = Field(default_factory=WarmSettings)
     sessions_in_memory: int | None = Field(default=None, ge=1)
     checkpoint_records: int | None = Field(default=512, ge=1)
+    compaction: CompactionSettings = Field(default_factory=CompactionSettings.trusted)
 
 
 class TurnResult(NamedTuple):

@@ -6,6 +6,7 @@ May import core, ports, tools and its neighbours. Must never do I/O.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..core.budgets import within_budget
 from ..core.loans import Loan
@@ -23,6 +24,25 @@ def declared_tokens(parameters: Mapping[str, object]) -> int:
     """Return how many tokens one reply may have at most by the parameters of the model; 0 where they do not say."""
     declared = [value for name in _DECLARATIONS if isinstance(value := parameters.get(name), int)]
     return max(0, *declared) if declared else 0
+
+
+_ABOUT_REPLIES = frozenset({"tool_choice", "parallel_tool_calls", "response_format", "json_schema", "grammar"})
+"""What parameters say about the form of a reply; a summary has none, and no tools."""
+
+
+def summary_parameters(parameters: Mapping[str, Any], tokens: int, name: str) -> Mapping[str, Any]:
+    """Return the parameters of a request for a summary.
+
+    Args:
+        parameters: those of every request.
+        tokens: the most tokens that the summary may have.
+        name: under which the model takes that where the parameters do not say it; empty if it takes none.
+    """
+    kept = {key: value for key, value in parameters.items() if key not in _ABOUT_REPLIES}
+    declared = [key for key in _DECLARATIONS if isinstance(kept.get(key), int)]
+    for key in declared or ([name] if name else []):
+        kept[key] = min(tokens, kept.get(key, tokens))
+    return kept
 
 
 def cost_of(parts: Parts, reply: ModelReply, loan: Loan | None = None) -> int | None:

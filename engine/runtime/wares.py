@@ -224,7 +224,7 @@ def next_request(parts: Parts, session: Session) -> ModelRequest:
 
     A prompt that nobody has written yet is empty: what comes before it is what can be prepared.
     """
-    messages = list(session.messages())
+    messages = list(session.view())
     system = parts.settings.system
     if not messages and system is not None:
         messages.append(Message(role="system", text=system))

@@ -38,6 +38,22 @@ def check_messages(messages: Iterable[Message]) -> None:
     assert not owed, f"the conversation ends without the results of {owed}"
 
 
+def check_view(session: Session) -> None:
+    """Check that providers accept what the model is shown, and that no instruction and no pin is missing in it.
+
+    Raises:
+        AssertionError: it says what does not hold.
+    """
+    shown = list(session.view())
+    check_messages(shown)
+    needed = [message for message in session.transcript if message.pinned or message.role in ("system", "developer")]
+    if session.turn is not None:
+        began = session.turn.began
+        needed += session.transcript[began : began + len(session.turn.prompt)]
+    for message in needed:
+        assert message in shown, f"the model is not shown {message!r}"
+
+
 def check_session(session: Session) -> None:
     """Check that a snapshot is sound: its parts agree with its state, and providers accept its conversation.
 
@@ -45,6 +61,7 @@ def check_session(session: Session) -> None:
         AssertionError: it says what does not hold.
     """
     check_messages(session.messages())
+    check_view(session)
     state = session.state
     assert (state is State.SHUTDOWN) == (session.left is not None), f"{state}, and it left {session.left}"
     within = session.left if session.left is not None else state
@@ -121,4 +138,4 @@ def check_history(session: str, lines: Sequence[str]) -> Session:
     return folded
 
 
-__all__ = ["check_history", "check_messages", "check_session"]
+__all__ = ["check_history", "check_messages", "check_session", "check_view"]

@@ -29,9 +29,11 @@ from ..core.values import (
     Priority,
     RecoveryPlan,
     ResourceUsage,
+    State,
     ToolStatus,
     Usage,
 )
+from ..core.view import cuts_no_group
 from .drawn import (
     AMOUNTS,
     TERMINAL,
@@ -136,6 +138,14 @@ def _resumptions(call_ids: Sequence[str]) -> st.SearchStrategy[ev.Resumed]:
     return st.builds(ev.Resumed, probes=probes)
 
 
+def _compactions(keeps: st.SearchStrategy[int], text: st.SearchStrategy[str]) -> st.SearchStrategy[ev.KnownEvent]:
+    reply = st.none() | st.builds(ModelReply, text=texts(), usage=st.none() | st.builds(Usage, input_tokens=AMOUNTS))
+    return st.builds(
+        ev.ContextCompacted, keeps=keeps, text=text, reason=texts(), reply=reply, fault=st.none() | faults(),
+        cost_pico=st.none() | AMOUNTS, tokens_before=AMOUNTS, tokens_after=AMOUNTS,
+    )  # fmt: skip
+
+
 def _rewritings() -> st.SearchStrategy[ev.RecordsRewritten]:
     digests = st.text("0123456789abcdef", min_size=64, max_size=64)
     record = st.builds(ev.RewrittenRecord, seq=st.integers(1, 9), hash=digests, digest=digests)
@@ -153,6 +163,7 @@ _ANY: Mapping[str, Callable[[], st.SearchStrategy[ev.KnownEvent]]] = {
     "session_forked": lambda: st.builds(ev.SessionForked, session=ids(), parent=ids()),
     "prompt_received": prompts,
     "context_prepared": lambda: st.builds(ev.ContextPrepared, messages=st.lists(messages(), max_size=2).map(tuple)),
+    "context_compacted": lambda: _compactions(st.integers(0, 9), texts()),
     "model_replied": replies,
     "tool_started": lambda: st.builds(ev.ToolStarted, call_id=ids()),
     "tool_finished": lambda: _ends(ids()),
@@ -217,20 +228,28 @@ def fitting(session: Session, kind: str) -> st.SearchStrategy[ev.KnownEvent]:
         case "session_forked":
             # What follows would belong to another session.
             return st.nothing()
-        case "budget_lent":
-            return _loans(session)
-        case "budget_settled":
-            return _settlements(session)
+        case "budget_lent" | "budget_settled" | "recovery_planned" | "context_compacted":
+            return _OF_A_SESSION[kind](session)
         case "recovered" | "recovery_needs_user":
             plan = session.turn.plan if session.turn is not None else None
             action = _CARRIED_OUT.get(plan.action if plan is not None else "")
-            return events(kind) if action == kind else st.nothing()
-        case "recovery_planned":
-            return _decisions(session)
+            first = plan is not None and plan.adjustment == "compact"
+            return events(kind) if action == kind and not first else st.nothing()
         case "resumed":
             return _resumptions([call.call.id for call in calls if call.started])
         case _:
             return events(kind)
+
+
+def _possible_compactions(session: Session) -> st.SearchStrategy[ev.KnownEvent]:
+    plan = session.turn.plan if session.turn is not None else None
+    if session.state is State.ERROR and (plan is None or plan.adjustment != "compact"):
+        return st.nothing()
+    transcript = session.transcript
+    places = range(session.shown.through + 1, len(transcript) + 1)
+    keeps = [len(transcript) - place for place in places if cuts_no_group(transcript, place)]
+    in_vain = _compactions(st.integers(0, 9), st.just(""))
+    return in_vain | _compactions(st.sampled_from(keeps), texts().filter(bool)) if keeps else in_vain
 
 
 def _loans(session: Session) -> st.SearchStrategy[ev.KnownEvent]:
@@ -256,6 +275,14 @@ def _decisions(session: Session) -> st.SearchStrategy[ev.KnownEvent]:
         return st.nothing()
     fits = recovery_plans().filter(lambda plan: objection_to(plan, turn, limits) is None)
     return st.builds(ev.RecoveryPlanned, plan=st.just(RecoveryPlan(action="give_up")) | fits)
+
+
+_OF_A_SESSION: Mapping[str, Callable[[Session], st.SearchStrategy[ev.KnownEvent]]] = {
+    "budget_lent": _loans,
+    "budget_settled": _settlements,
+    "recovery_planned": _decisions,
+    "context_compacted": _possible_compactions,
+}
 
 
 def _start_of(call_id: str) -> st.SearchStrategy[ev.KnownEvent]:

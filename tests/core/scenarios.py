@@ -8,6 +8,7 @@ from typing import Any, get_args
 from engine.core.events import (
     BudgetLent,
     BudgetSettled,
+    ContextCompacted,
     ContextPrepared,
     Faulted,
     GrantRevoked,
@@ -69,6 +70,9 @@ CONTEXT = ContextPrepared()
 STOP = ShutdownRequested(reason="deploy")
 BACK = Resumed()
 TERMINAL = [status for status in ToolStatus if status.terminal]
+
+
+COMPACTED = ContextCompacted(keeps=2, text="[left out] a summary", tokens_before=90, tokens_after=30)
 
 
 def opened(**changes: Any) -> SessionOpened:
@@ -210,6 +214,13 @@ SESSIONS: dict[str, list[KnownEvent]] = {
     "waiting for two tasks": [*ASKED, reply(TASK, READ_TASK)],
     "waiting for leave to hand a task over": [*ASKED, reply(TASK_ASK)],
     "error, a failure stops the turn": [*ASKED, reply(STOPS), ended(1, ToolStatus.FAILED)],
+    "error, to compact": [*ASKED, fault("context_full", retryable=True)],
+    "error, to compact after a reply": [
+        *ASKED, reply(RUN), ended(1), CONTEXT, says("cut", "context_full").model_copy(update={"outgrown": True}),
+    ],
+    "processing, compacted": [*ASKED, reply(RUN), ended(1), COMPACTED],
+    "generating, compacted": [*ASKED, reply(RUN), ended(1), COMPACTED, CONTEXT],
+    "idle, compacted": [*ASKED, says(), prompt("more"), CONTEXT, says(), COMPACTED],
     "error, to wait": [*ASKED, fault("rate_limit", retryable=True)],
     "error, to tell the model": [*ASKED, reply(RUN), ended(1, ToolStatus.TIMED_OUT)],
     "error, to ask": IN_DOUBT,
@@ -255,9 +266,18 @@ def _contexts(_: Session) -> Iterator[KnownEvent]:
     yield ContextPrepared(messages=(Message(role="system", text="the weather is fine"),))
 
 
+def _compactions(now: Session) -> Iterator[KnownEvent]:
+    reply = ModelReply(text="- goal: hello", usage=Usage(input_tokens=9, output_tokens=3))
+    yield ContextCompacted(reason="there is no summary")
+    yield ContextCompacted(reason="it would not get shorter", reply=reply)
+    for keeps in range(len(now.transcript) + 2):
+        yield ContextCompacted(keeps=keeps, text="a summary", reply=reply, cost_pico=7, tokens_after=5)
+
+
 def _replies(_: Session) -> Iterator[KnownEvent]:
     yield says()
     yield says("cut", "length")
+    yield says("cut", "context_full").model_copy(update={"outgrown": True})
     yield reply(RUN)
     yield reply(READ, ASK)
     yield reply(ASK)
@@ -359,6 +379,7 @@ VARIANTS: dict[str, Any] = {
     "session_forked": _plain(SessionForked(session="fork", parent="s")),
     "prompt_received": _prompts,
     "context_prepared": _contexts,
+    "context_compacted": _compactions,
     "model_replied": _replies,
     "tool_started": _starts,
     "tool_finished": _ends,

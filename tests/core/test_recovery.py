@@ -29,7 +29,16 @@ def plan(kind: FaultKind, *earlier: str, retry_after_s: float | None = None, **s
 
 def test_every_kind_of_fault_has_its_case_here() -> None:
     """No kind is without a test below."""
-    assert {*MODEL, *TOLD, *FINAL, "unknown_outcome", "gate_closed"} == set(get_args(FaultKind))
+    assert {*MODEL, *TOLD, *FINAL, "unknown_outcome", "gate_closed", "context_full"} == set(get_args(FaultKind))
+
+
+def test_l2_a_full_window_leads_to_two_compactions_in_a_row() -> None:
+    """The model is shown less and asked again in the same round, twice at most; without leave the turn is given up."""
+    made = plan("context_full")
+    assert (made.action, made.resume, made.adjustment) == ("resume", State.GENERATING_RESPONSE, "compact")
+    assert (made.attempt, made.attempts_left) == (1, 1)
+    assert plan("context_full", "context_full", "context_full").action == "give_up"
+    assert plan_for(Fault(kind="context_full", message="m"), Turn(1), SessionSettings()).action == "give_up"
 
 
 @pytest.mark.parametrize("kind", TOLD)

@@ -24,12 +24,20 @@ ALWAYS = {"session_opened", "session_forked", "records_rewritten"}
 NEARLY = {"grant_revoked", "late_result", "budget_settled", "shutdown_requested"} | ALWAYS
 WORKING = {"budget_lent", "turn_cancelled", "resumed"} | NEARLY
 LEGAL = {
-    State.IDLE: {"prompt_received"} | NEARLY,
-    State.PROCESSING: {"context_prepared", "faulted"} | WORKING,
+    State.IDLE: {"prompt_received", "context_compacted"} | NEARLY,
+    State.PROCESSING: {"context_prepared", "context_compacted", "faulted"} | WORKING,
     State.GENERATING_RESPONSE: {"model_replied", "faulted"} | WORKING,
     State.EXECUTING_TOOLS: {"tool_started", "tool_finished", "tool_retried", "user_answered", "faulted"} | WORKING,
     State.WAITING_FOR_USER: {"user_answered", "faulted"} | WORKING,
-    State.ERROR: {"faulted", "recovery_planned", "recovered", "recovery_needs_user", "recovery_failed"} | WORKING,
+    State.ERROR: {
+        "context_compacted",
+        "faulted",
+        "recovery_planned",
+        "recovered",
+        "recovery_needs_user",
+        "recovery_failed",
+    }
+    | WORKING,
     State.SHUTDOWN: {"resumed"} | ALWAYS,
 }
 """The legal kinds of every state, written down a second time."""

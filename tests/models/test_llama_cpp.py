@@ -14,11 +14,16 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
+from engine import Engine, EngineSettings, Outcome, tool
+from engine.core.events import ContextCompacted
 from engine.core.notices import Notice, TextDelta, ToolInputDelta
+from engine.core.tokens import message_tokens
 from engine.core.values import Message, ModelReply, ToolSpec
 from engine.errors import MissingExtra, ModelError, UsageError
+from engine.journal import MemoryJournal
 from engine.models.llama_cpp import LlamaCppModel, LlamaSettings, packaged_model
 from engine.ports import Model, ModelRequest
+from engine.replay import verify
 
 pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install 'agent-engine[local]'")
 
@@ -536,3 +541,28 @@ def test_settings_are_validated(field: dict[str, object]) -> None:
     """A value out of its range, or a name that does not exist, is refused."""
     with pytest.raises(ValidationError):
         LlamaSettings.model_validate(field)
+
+
+@tool(effect="read")
+def get_weather(city: str) -> str:
+    """Get the weather."""
+    return f"{len(city)} degrees"
+
+
+@pytest.mark.anyio
+async def test_a8_a_conversation_outgrows_the_window_and_goes_on() -> None:
+    """More is said than the packaged model's 2048 tokens hold; every turn completes, and each request fits."""
+    journal = MemoryJournal()
+    settings = EngineSettings(system="Tools: get_weather \nYou are a helper.")
+    engine = Engine(model=LlamaCppModel(), tools=[get_weather], journal=journal, settings=settings)
+    async with engine, await engine.open("s") as session:
+        for turn in range(30):
+            result = await session.ask(f"weather in {('Oslo', 'Lima', 'Tokyo', 'Berlin', 'Quito')[turn % 5]}")
+            assert result.outcome is Outcome.COMPLETED, result.reason
+        whole = sum(message_tokens(message, len) for message in session.messages)
+        records = [record async for record in engine.history("s")]
+    done = [record.event for record in records if isinstance(record.event, ContextCompacted)]
+    assert whole > 2048
+    assert len(done) > 2
+    assert all(event.text and event.tokens_before > 0.75 * 2048 > event.tokens_after for event in done), done
+    assert verify(records).ok
