@@ -477,6 +477,19 @@ def test_f18_looking_at_all_texts_at_once_finds_what_looking_at_each_does(value:
     assert (alone is value) == (beside_a_secret is value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["password=hunter22", "Bearer abcdefghijklmnopqrst", "http://u:pw123456@h/", f"no {LOOKED_AT_ONE_BY_ONE[:9]}{CUT}"],
+)
+def test_f18_a_value_is_looked_through_for_all_that_a_text_is(text: str) -> None:
+    """Fields in texts, URLs and cut secrets are found in a value as they are in a text, in whatever field it came."""
+    redactor = Redactor({"WORD": LOOKED_AT_ONE_BY_ONE})
+    cleaned = redactor.text(text)
+    assert cleaned != text
+    assert redactor.clean({"n": [1, text]}) == {"n": [1, cleaned]}
+    assert redactor.clean(ToolFinished(call_id="c1", content=text)).content == cleaned
+
+
 def test_f18_a_number_of_zeros_is_found() -> None:
     """A secret that is zero as a number is found though zero is as empty as nothing."""
     assert Redactor({"PIN": "000000"}).clean({"pin_was": [0, 1]}) == {"pin_was": ["[redacted:PIN]", 1]}
