@@ -7,6 +7,7 @@ only.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, TypeAlias
 
 from pydantic import Field
@@ -49,6 +50,7 @@ def as_text(amount_pico: int) -> str:
     return f"{whole}.{rest:012d}".rstrip("0").rstrip(".")
 
 
+@lru_cache(maxsize=256)
 def _millionths(amount: Money) -> int:
     whole, _, rest = amount.partition(".")
     return int(whole) * _MILLIONTHS + int(rest.ljust(6, "0"))

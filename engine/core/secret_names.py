@@ -92,12 +92,21 @@ class FieldNames:
         """Return the secret name that a field's name ends with, or None."""
         return self._find(key[-_LONGEST_NAME:])
 
+    def may_stand_in(self, text: str) -> bool:
+        """Whether a text is worth a search for secret fields: a word that one begins with, or a URL, is in it."""
+        if not self._names:
+            return False
+        if "://" in text:
+            return True
+        lowered = text.lower()
+        for start in self._starts:  # noqa: SIM110 (a generator costs more than the looks)
+            if start in lowered:
+                return True
+        return False
+
     def clean_text(self, text: str, hide: Hide) -> str:
         """Return a text with the values of its secret fields hidden."""
-        if not self._names:
-            return text
-        lowered = text.lower()
-        if "://" not in lowered and not any(start in lowered for start in self._starts):
+        if not self.may_stand_in(text):
             return text
         pieces: list[str] = []
         start = at = unread = 0

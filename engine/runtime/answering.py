@@ -46,6 +46,11 @@ def case_of(parts: Parts, session: Session) -> Case | None:
     return Case(_here(session, now), session.grants, done, loops, expiry(parts))
 
 
+def standing(session: Session) -> Case:
+    """Return what a call that was let through is held against right before it runs: the time of day plays no part."""
+    return Case(_here(session, ""), session.grants)
+
+
 def expiry(parts: Parts) -> str | None:
     """Return until when a question that is asked now may be answered; None for as long as it takes."""
     timeout_s = parts.limits.approval_timeout_s

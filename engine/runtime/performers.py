@@ -27,7 +27,7 @@ from ..ports import Emit, Probing, Tool, ToolContext, ToolOutput, occupy_nothing
 from ..tools.encode import describe
 from ..tools.function import FunctionTool, really_cancelled
 from ..tools.isolation import is_isolated
-from .answering import case_of
+from .answering import standing
 from .clock import timestamp
 from .lanes import Lane
 from .parts import Parts
@@ -126,9 +126,7 @@ async def _run_tool(
     try:
         if policy is not None:
             # Between the decision and now there may be a restart, an upgrade, a fork, another user or another policy.
-            case = case_of(tooling.parts, session)
-            assert case is not None
-            objection = tooling.parts.toolbox.objection(call, policy, case)
+            objection = tooling.parts.toolbox.objection(call, policy, standing(session))
             if objection is not None:
                 return ToolOutput(objection, ToolStatus.DENIED, "denied")
         run: Callable[[ToolContext], Awaitable[ToolOutput]] = partial(tool.run, tool.bind(call.call.arguments))

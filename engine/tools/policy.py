@@ -11,6 +11,7 @@ never read a clock or remember a call: it is asked again before an approved call
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, TypeAlias
@@ -81,6 +82,7 @@ class RulePolicy:
         parsed = [_parse_rule(number, text) for number, text in enumerate(rules, 1)]
         self._rules = tuple(sorted(parsed, key=lambda rule: _STRICTEST_FIRST.index(rule.verdict)))
         self._default = dict(default)
+        self._about = lru_cache(maxsize=1024)(self._look_up)
         self._version = version or _digest(self._rules, self._default)
 
     @property
@@ -104,11 +106,15 @@ class RulePolicy:
         """
         if options is None:
             return Explanation("deny", None, f"no tool is called {call.name}")
-        for rule in self._rules:
+        for rule in self._about(call.name):
             if rule.applies(call):
                 return Explanation(rule.verdict, rule.text, f"by the rule {rule.text!r}")
         verdict = self._default[options.effect]
         return Explanation(verdict, None, f"no rule names it, and the default for a {options.effect} is {verdict}")
+
+    def _look_up(self, name: str) -> tuple[Rule, ...]:
+        """Return the rules that may be about a tool of this name, in the order in which they are asked."""
+        return tuple(rule for rule in self._rules if rule.pattern.name.matches(name))
 
 
 def _parse_rule(number: int, text: str) -> Rule:

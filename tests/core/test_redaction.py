@@ -436,3 +436,78 @@ def test_f18_notices_are_cleaned_as_the_texts_they_are_pieces_of() -> None:
         assert redactor.see(notice) is notice
     assert redactor.end() == [ReasoningDelta("sesame-"), ToolInputDelta(0, "t", "sesame-")]
     assert redactor.end() == []
+
+
+LOOKED_AT_ONE_BY_ONE = "sesame-open-0123"
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.integers(0, 3)
+        | st.sampled_from(
+            [
+                0,
+                77001234,
+                "Σ token=x",
+                "a.Σ",
+                "Bearer abcdefghijklmnopqrst",
+                "http://u:pw@h",
+                f"no{CUT}",
+                LOOKED_AT_ONE_BY_ONE,
+            ]
+        )
+        | st.text(max_size=6)
+        | events(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.text(max_size=6) | st.sampled_from(["pass1word", "to\u212aen", ":token", "n", LOOKED_AT_ONE_BY_ONE]),
+                inner,
+                max_size=3,
+            )
+        ),
+        max_leaves=8,
+    )
+)
+def test_f18_looking_at_all_texts_at_once_finds_what_looking_at_each_does(value: object) -> None:
+    """What is returned as clean after one look is what a walk over each of its values returns, to the same object."""
+    redactor = Redactor({"WORD": LOOKED_AT_ONE_BY_ONE, "NUMBER": "77001234"})
+    alone = redactor.clean(value)
+    _, beside_a_secret = redactor.clean([LOOKED_AT_ONE_BY_ONE, value])
+    assert alone == beside_a_secret
+    assert (alone is value) == (beside_a_secret is value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["password=hunter22", "Bearer abcdefghijklmnopqrst", "http://u:pw123456@h/", f"no {LOOKED_AT_ONE_BY_ONE[:9]}{CUT}"],
+)
+def test_f18_a_value_is_looked_through_for_all_that_a_text_is(text: str) -> None:
+    """Fields in texts, URLs and cut secrets are found in a value as they are in a text, in whatever field it came."""
+    redactor = Redactor({"WORD": LOOKED_AT_ONE_BY_ONE})
+    cleaned = redactor.text(text)
+    assert cleaned != text
+    assert redactor.clean({"n": [1, text]}) == {"n": [1, cleaned]}
+    assert redactor.clean(ToolFinished(call_id="c1", content=text)).content == cleaned
+
+
+def test_f18_a_number_of_zeros_is_found() -> None:
+    """A secret that is zero as a number is found though zero is as empty as nothing."""
+    assert Redactor({"PIN": "000000"}).clean({"pin_was": [0, 1]}) == {"pin_was": ["[redacted:PIN]", 1]}
+
+
+def test_what_holds_itself_or_very_much_is_walked_through() -> None:
+    """A list that holds itself is refused as everywhere, in bounded time; a very long one is cleaned."""
+    endless: list[object] = ["text"]
+    endless.append(endless)
+    ring: dict[str, object] = {}
+    ring["again"] = ring
+    for value in (endless, ring):
+        with pytest.raises(RecursionError):
+            Redactor({"WORD": LOOKED_AT_ONE_BY_ONE}).clean(value)
+    many = [*["text"] * 20_000, LOOKED_AT_ONE_BY_ONE]
+    assert Redactor({"WORD": LOOKED_AT_ONE_BY_ONE}).clean(many) == [*["text"] * 20_000, "[redacted:WORD]"]
+    assert Redactor({"WORD": LOOKED_AT_ONE_BY_ONE}).clean(dict.fromkeys(range(20_000), 1)) == dict.fromkeys(
+        range(20_000), 1
+    )
