@@ -42,6 +42,11 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
         ) from error
 
 
+def _bound(function: Callable[..., Any]) -> Mapping[str, Any]:
+    # What a partial has bound is the host's: no model may give it another value.
+    return function.keywords if isinstance(function, partial) else {}
+
+
 def arguments_of(
     function: Callable[..., Any], hints: Mapping[str, Any], context_name: str | None, name: str
 ) -> tuple[TypeAdapter[dict[str, Any]], JsonObject]:
@@ -59,8 +64,7 @@ def arguments_of(
     fields: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     open_ended = False
-    # What a partial has bound is the host's: no model may give it another value.
-    bound: Mapping[str, Any] = function.keywords if isinstance(function, partial) else {}
+    bound = _bound(function)
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name == context_name or parameter.name in bound:
             continue
