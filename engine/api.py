@@ -23,6 +23,7 @@ from .journal import MemoryJournal
 from .log import hide_in_log, logger
 from .ports import Approver, Clock, ContextProvider, Journal, Middleware, Model, Observer, Policy, Tool
 from .replay.reading import read_history
+from .runtime.accepting import check_extras, check_given
 from .runtime.asking import asking_of
 from .runtime.clock import SystemClock
 from .runtime.closing import Closing, DrainReport
@@ -75,7 +76,8 @@ class Engine:
     Raises:
         ToolDefinitionError: something is no tool, or a name is taken twice.
         LimitNotEnforceable: a tool cannot be bounded as the limits demand.
-        UsageError: `limits` has limits of a tool that is not there.
+        UsageError: `limits` has limits of a tool that is not there, or something is not what it is given as.
+        TypeError: an argument has a name that no argument has.
     """
 
     def __init__(
@@ -87,6 +89,8 @@ class Engine:
         limits: Limits | None = None,
         **extras: Unpack[Extras],
     ) -> None:
+        check_given(model, journal, limits)
+        check_extras(extras, Extras)
         clock, limits = extras.get("clock") or SystemClock(), limits or Limits()
         journal = MemoryJournal() if journal is None else journal
         redactor, settings = extras.get("redactor"), extras.get("settings") or EngineSettings()
@@ -100,9 +104,9 @@ class Engine:
             settings=settings if redactor is None else redactor.clean(settings),
             clock=clock,
             monitor=Monitor(Watching(limits, clock, settings.loop_limit_s, settings.stuck_after_s, pipeline.lanes)),
-            middleware=tuple(extras.get("middleware", ())),
-            providers=tuple(extras.get("providers", ())),
-            observers=tuple(extras.get("observers", ())),
+            middleware=tuple(extras.get("middleware") or ()),
+            providers=tuple(extras.get("providers") or ()),
+            observers=tuple(extras.get("observers") or ()),
             approver=extras.get("approver"),
             policy=policy_of(extras.get("policy"), extras.get("approver")),
             redactor=redactor,

@@ -939,3 +939,74 @@ def _ignore_file_size_signal() -> Callable[[], object]:
 
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     return lambda: signal.signal(signal.SIGXFSZ, before)
+
+
+def abs_of(n: int) -> int:
+    """Return the absolute value."""
+    return abs(n)
+
+
+class Doubler:
+    """Holds a method."""
+
+    def twice(self, n: int) -> int:
+        """Return the double."""
+        return 2 * n
+
+
+@pytest.mark.parametrize("kind", [GeneratorExit, SystemExit, KeyboardInterrupt])
+async def test_l12_tool_that_raises_an_exit_has_failed(kind: type[BaseException]) -> None:
+    """Whatever class of exception an async tool raises, its call has failed and the session goes on."""
+
+    @tool
+    async def leave() -> None:
+        raise kind
+
+    call = ModelReply(tool_calls=[ToolCall(id="c1", name="leave", arguments={})])
+    async with Engine(model=ScriptedModel([call, "done", "again"]), tools=[leave]) as engine:
+        session = await engine.open("s")
+        result = await session.ask("go")
+        assert (result.text, result.tool_calls[0].status.value) == ("done", "failed")
+        assert (await session.ask("once more")).text == "again"
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"model": len}, "FunctionModel"),
+        ({"model": None}, "engine.models"),
+        ({"journal": "runs.db"}, "SqliteJournal"),
+        ({"limits": {"max_tool_rounds": 3}}, "must be Limits"),
+        ({"tools": tool(abs_of)}, r"tools=\[abs_of\]"),
+    ],
+)
+def test_argument_of_another_kind_is_refused_with_what_to_write(given: dict[str, Any], text: str) -> None:
+    """A function as a model, a path as a journal, a dict as limits, one tool as a list: told before anything runs."""
+    arguments: dict[str, Any] = {"model": ScriptedModel(["x"]), **given}
+    with pytest.raises(UsageError, match=text):
+        Engine(**arguments)
+
+
+def test_misspelt_argument_of_an_engine_is_refused() -> None:
+    """An argument that no engine has is not dropped: a misspelt approver would approve nothing."""
+    misspelt: dict[str, Any] = {"aprover": None}
+    with pytest.raises(TypeError, match="'aprover'; it has approver"):
+        Engine(model=ScriptedModel(["x"]), **misspelt)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"), [({"efect": "read"}, "no option 'efect'"), ({"timeout_s": None}, "timeout_s")]
+)
+def test_misspelt_option_of_a_tool_is_refused(options: dict[str, Any], text: str) -> None:
+    """An option that no tool has is not dropped, and one of another kind is a typed error."""
+    with pytest.raises(ToolDefinitionError, match=text):
+        tool(**options)(abs_of)
+
+
+def test_decorator_with_a_text_and_method_without_its_object_are_refused() -> None:
+    """`@tool("name")` and a tool made of an unbound method say what to write instead."""
+    not_a_function: Any = "lookup"
+    with pytest.raises(ToolDefinitionError, match="name="):
+        tool(not_a_function)
+    with pytest.raises(ToolDefinitionError, match="without its object"):
+        tool(Doubler.twice)

@@ -19,25 +19,23 @@ from typing import (
     Any,
     Generic,
     Literal,
-    NotRequired,
     ParamSpec,
     TypedDict,
     TypeVar,
     cast,
-    get_type_hints,
     overload,
 )  # fmt: skip
 
 import anyio
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
-from typing_extensions import TypedDict as DynamicTypedDict, Unpack
+from pydantic import ValidationError
+from typing_extensions import Unpack
 
 from ..core.budgets import MIN_OUTPUT_BYTES
 from ..core.values import JsonObject, ToolEffect, ToolSpec, ToolStatus, check_id
 from ..errors import EncodingError, EngineClosed, InvalidId, ToolDefinitionError
 from ..ports import OnFailure, ToolContext, ToolOptions, ToolOutput
 from .encode import complaint, describe, encode_result
+from .signature import arguments_of, hints_of, inner_function, summary
 from .threads import run_abandonable
 from .warm import Warm, WarmHook, Warmth, warm_of
 
@@ -89,19 +87,20 @@ class FunctionTool(Generic[P, R]):
     def __init__(self, function: Callable[P, R], options: ToolKeywords) -> None:
         update_wrapper(self, function)
         self._function = function
+        _refuse_unknown(options)
         probe = options.get("probe")
         self._probe = None if probe is None else _Callee(probe)
-        name = options.get("name", getattr(function, "__name__", ""))
+        name = options.get("name", getattr(inner_function(function), "__name__", ""))
         try:
             check_id(name, "tool name")
         except InvalidId as error:
             raise ToolDefinitionError(f"{error}; give the tool a name: @tool(name=…)") from error
         self._callee = _Callee(function)
-        adapter, parameters = _arguments_of(function, self._callee, name)
+        adapter, parameters = arguments_of(function, self._callee.hints, self._callee.context_name, name)
         # The validator itself: the adapter's own method takes longer to pass the options on than to validate.
         self._validate: Callable[[JsonObject], dict[str, Any]] = adapter.validator.validate_python
         self._spec = ToolSpec(
-            name=name, description=options.get("description", _summary(function)), parameters=parameters
+            name=name, description=options.get("description", summary(inner_function(function))), parameters=parameters
         )
         self._options = _checked_options(options, name, parameters)
         self._process = _process_of(function, options, self._options.effect)
@@ -175,9 +174,10 @@ class FunctionTool(Generic[P, R]):
         except EncodingError as error:
             text = f"the tool ran, but its result cannot be recorded: {error}"
             return ToolOutput(text, ToolStatus.FAILED, "result_not_encodable")
-        except GeneratorExit:
-            raise
         except BaseException as error:
+            if isinstance(error, GeneratorExit) and not _in_a_task():
+                # Not the tool's: its coroutine is thrown away after the end of its event loop.
+                raise
             cancellation = _cancellation_in(error)
             if cancellation is not None and really_cancelled():
                 raise cancellation from None
@@ -199,8 +199,8 @@ class _Callee:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self.is_async = inspect.iscoroutinefunction(function)
-        self.hints = _hints(function)
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(inner_function(function))
+        self.hints = hints_of(function)
         self.context_name = next((name for name, hint in self.hints.items() if hint is ToolContext), None)
 
     async def call(self, bound: Mapping[str, Any], context: ToolContext) -> str:
@@ -229,6 +229,8 @@ def tool(
             `[A-Za-z0-9_-]{1,128}`, or an option is out of its range.
     """
     if function is not None:
+        if not callable(function):
+            raise ToolDefinitionError(f"@tool takes a function, not {function!r}; options have names: @tool(name=…)")
         return FunctionTool(function, options)
     return lambda decorated: FunctionTool(decorated, options)
 
@@ -253,67 +255,20 @@ def really_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def _in_a_task() -> bool:
     try:
-        return get_type_hints(function, include_extras=True)
-    except NameError as error:
+        anyio.get_current_task()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _refuse_unknown(options: ToolKeywords) -> None:
+    unknown = sorted(options.keys() - ToolKeywords.__annotations__.keys())
+    if unknown:
         raise ToolDefinitionError(
-            f"the annotations of {getattr(function, '__name__', function)!r} cannot be resolved: {error}; "
-            "import their types at the top of the module, outside TYPE_CHECKING"
-        ) from error
-
-
-def _arguments_of(
-    function: Callable[..., Any], callee: _Callee, name: str
-) -> tuple[TypeAdapter[dict[str, Any]], JsonObject]:
-    """Return what validates the arguments of a function, and their JSON Schema."""
-    fields: dict[str, Any] = {}
-    defaults: dict[str, Any] = {}
-    open_ended = False
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.name == callee.context_name:
-            continue
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
-            raise ToolDefinitionError(f"tool {name!r}: parameter {parameter.name!r} must be callable by name")
-        if parameter.kind is parameter.VAR_KEYWORD:
-            open_ended = True
-            continue
-        if parameter.name not in callee.hints:
-            raise ToolDefinitionError(
-                f"tool {name!r}: parameter {parameter.name!r} has no annotation; annotate it: {parameter.name}: str"
-            )
-        hint = callee.hints[parameter.name]
-        if parameter.default is parameter.empty:
-            fields[parameter.name] = hint
-        else:
-            fields[parameter.name] = NotRequired[hint]
-            defaults[parameter.name] = parameter.default
-    return _adapter(name, fields, defaults, open_ended=open_ended)
-
-
-def _adapter(
-    name: str, fields: dict[str, Any], defaults: dict[str, Any], *, open_ended: bool
-) -> tuple[TypeAdapter[dict[str, Any]], JsonObject]:
-    make_shape: Any = DynamicTypedDict
-    shape = make_shape(name, fields)
-    shape.__pydantic_config__ = ConfigDict(extra="allow" if open_ended else "forbid", arbitrary_types_allowed=False)
-    try:
-        adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(shape)
-        schema = adapter.json_schema()
-    except (PydanticUserError, PydanticUndefinedAnnotation, ValueError, TypeError) as error:
-        raise ToolDefinitionError(f"tool {name!r}: no JSON Schema for its annotations: {error}") from error
-    schema.pop("title", None)
-    for parameter, default in defaults.items():
-        # An absent argument takes the function's own default; the schema tells the model what that is.
-        if isinstance(default, str | int | float | bool):
-            schema["properties"][parameter]["default"] = default
-    schema.setdefault("properties", {})
-    return adapter, schema
-
-
-def _summary(function: Callable[..., Any]) -> str:
-    text = inspect.getdoc(function) or ""
-    return text.split("\n\n", 1)[0].replace("\n", " ").strip()
+            f"@tool knows no option {', '.join(map(repr, unknown))}; it takes {', '.join(ToolKeywords.__annotations__)}"
+        )
 
 
 def _process_of(function: Callable[..., Any], options: ToolKeywords, effect: ToolEffect) -> ProcessCallee | None:
@@ -341,7 +296,7 @@ def _checked_options(options: ToolKeywords, name: str, parameters: JsonObject) -
     timeout_s = options.get("timeout_s", 60.0)
     if effect not in ("read", "idempotent", "write"):
         raise ToolDefinitionError(f"tool {name!r}: effect {effect!r} is none of read, idempotent, write")
-    if not 0 < timeout_s < math.inf:
+    if not isinstance(cast(object, timeout_s), int | float) or not 0 < timeout_s < math.inf:
         raise ToolDefinitionError(f"tool {name!r}: timeout_s must be a positive number of seconds, not {timeout_s!r}")
     key = options.get("conflict_key")
     if key is not None:

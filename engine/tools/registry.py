@@ -64,6 +64,8 @@ class Toolbox:
         self._workers = Workers(limits)
         self._retries = limits.max_tool_retries
         self._tools: dict[str, Tool] = {}
+        if isinstance(tools, FunctionTool):
+            raise ToolDefinitionError(f"tools={tools!r} is one tool; give a list of them: tools=[{tools.spec.name}]")
         for given in tools:
             tool = self._workers.serving(_as_tool(given))
             name = tool.spec.name

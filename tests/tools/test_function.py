@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal, cast
 
 import anyio
@@ -181,3 +182,35 @@ def test_validator_that_stumbles_is_named() -> None:
 
     with pytest.raises(ValueError, match="x: Value error, not 5"):
         f.bind({"x": 5})
+
+
+class Shop:
+    """An object that is called."""
+
+    async def __call__(self, item: str, context: ToolContext) -> str:
+        """Sell something."""
+        return f"{item} for {context.session}"
+
+
+async def price(currency: str, item: str, rate: float) -> str:
+    """Tell a price."""
+    return f"{item} {rate} {currency}"
+
+
+@pytest.mark.anyio
+async def test_partial_is_a_tool_and_what_it_bound_is_the_hosts() -> None:
+    """A partial has the name and docstring of its function; no model sees or changes what the host has bound."""
+    priced: FunctionTool[..., Any] = tool(partial(partial(price, "EUR"), rate=2.0))
+    assert (priced.spec.name, priced.spec.description, priced.is_async) == ("price", "Tell a price.", True)
+    assert priced.spec.parameters["required"] == ["item"]
+    assert (await priced.run(priced.bind({"item": "tea"}), context_of("price"))).content == "tea 2.0 EUR"
+    with pytest.raises(ValueError, match="rate"):
+        priced.bind({"item": "tea", "rate": 0.0})
+
+
+@pytest.mark.anyio
+async def test_object_that_can_be_called_is_a_tool() -> None:
+    """An object with an async `__call__` is awaited, and gets the context that it asks for."""
+    shop: FunctionTool[..., Any] = tool(name="shop")(Shop())
+    assert (shop.is_async, shop.spec.parameters["required"]) == (True, ["item"])
+    assert (await shop.run(shop.bind({"item": "tea"}), context_of("shop"))).content == "tea for s"
