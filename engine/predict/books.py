@@ -85,14 +85,18 @@ class Books:
         return self.done if really else self.noted
 
     def trusted(self, probability: float) -> float:
-        """Return a probability as far as those before it have turned out right.
+        """Return a probability, or what is left of it if more was wasted than may be.
 
-        The doubt that it leaves is multiplied by how often preparations were in vain, by how often they should have
-        been; one of each is taken for granted. Without this, what seems surer than the budget asks for is prepared at
+        Then the doubt in it is multiplied by how often preparations were in vain, by how often they should have been;
+        one of each is taken for granted. Without this, what seems surer than the budget asks for would be prepared at
         any price of waste, however often that turns out wrong.
         """
-        doubt = (1 + self.noted.wasted + self.done.wasted) / (1 + self.noted.doubted + self.done.doubted)
-        return max(0.0, 1 - (1 - probability) * doubt)
+        wasted = self.noted.wasted + self.done.wasted
+        settled = wasted + self.noted.used + self.done.used
+        if wasted <= self.rule.waste * settled:
+            return probability
+        doubt = (1 + wasted) / (1 + self.noted.doubted + self.done.doubted)
+        return max(0.0, min(probability, 1 - (1 - probability) * doubt))
 
     def settle(self, net_s: float, *, wasted: bool) -> None:
         """Take in what became of a preparation: whether it was in vain, and the seconds saved, or negative, spent."""

@@ -4,7 +4,8 @@ Every decision point is kept until the next `horizon` calls have been seen, or t
 the tables of its contexts, each tool that was used in between. An estimate shrinks towards that of the wider context:
 with n decision points after a context, k of which were followed by the tool, and p the estimate of the wider context,
 it is (k + 2p) / (n + 2). The contexts are, from wide to narrow: none, the last tool, the last two, the last and the
-set of all used. May import this package's counts and packing. Must never look at the session but through the keys it is given.
+set of all used. May import this package's counts and packing. Must never look at the session but through the keys it is
+given.
 """
 
 from __future__ import annotations
