@@ -61,9 +61,9 @@ def test_counts_beyond_small_whole_numbers_are_packed_too() -> None:
     for number, table in given_.items():
         tables[key_of(number)] = table
     for number in (0, 65_535, 65_537, 69_999, 70_000):
-        table = tables.get(key_of(number))
-        assert table is not None
-        assert (table.counts, table.total) == (given_[number].counts, given_[number].total)
+        found = tables.get(key_of(number))
+        assert found is not None
+        assert (found.counts, found.total) == (given_[number].counts, given_[number].total)
 
 
 def test_names_that_nothing_uses_are_let_go_of() -> None:
