@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import gc
 import json
 import os
 import pickle
@@ -110,6 +111,7 @@ def _sizes(sets: Sequence[Path]) -> list[Number]:
     predictor = Predictor()
     for path in sets:
         _learn(predictor, path)
+    gc.collect()
     in_memory = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as place:

@@ -42,7 +42,7 @@ NEIGHBOURS = {
 
 CORE_ALLOWED = {
     "__future__", "abc", "bisect", "collections", "copy", "dataclasses", "enum", "functools", "hashlib", "heapq",
-    "itertools", "json", "math", "operator", "pydantic", "re", "string", "types", "typing", "zlib",
+    "itertools", "json", "math", "operator", "pydantic", "re", "string", "struct", "types", "typing", "zlib",
 }  # fmt: skip
 """Everything a pure module may import; no clock, randomness, file, thread or logger is among it."""
 

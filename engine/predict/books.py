@@ -42,6 +42,11 @@ class Tally:
         """Seconds saved, less seconds spent in vain."""
         return self.saved_s - self.wasted_s
 
+    @property
+    def doubted(self) -> float:
+        """How many of those that were used or wasted had to be expected to be wasted."""
+        return (self.prepared - self.expected) * (self.used + self.wasted) / max(1, self.prepared)
+
     def add(self, other: Tally) -> None:
         """Add what another tally counted."""
         self.prepared += other.prepared
@@ -78,6 +83,20 @@ class Books:
     def tally(self, really: bool) -> Tally:
         """Return where preparations are counted that were carried out, or only noted."""
         return self.done if really else self.noted
+
+    def trusted(self, probability: float) -> float:
+        """Return a probability, or what is left of it if more was wasted than may be.
+
+        Then the doubt in it is multiplied by how often preparations were in vain, by how often they should have been;
+        one of each is taken for granted. Without this, what seems surer than the budget asks for would be prepared at
+        any price of waste, however often that turns out wrong.
+        """
+        wasted = self.noted.wasted + self.done.wasted
+        settled = wasted + self.noted.used + self.done.used
+        if wasted <= self.rule.waste * settled:
+            return probability
+        doubt = (1 + wasted) / (1 + self.noted.doubted + self.done.doubted)
+        return max(0.0, min(probability, 1 - (1 - probability) * doubt))
 
     def settle(self, net_s: float, *, wasted: bool) -> None:
         """Take in what became of a preparation: whether it was in vain, and the seconds saved, or negative, spent."""

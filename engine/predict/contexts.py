@@ -143,6 +143,11 @@ class Session:
         self.repeats[call_word] = None
         return False
 
+    def evidence_here(self) -> list[tuple[int, Table]]:
+        """Return the session's own tables of the contexts it is in, with their kinds."""
+        here = self.here
+        return [(kind, here[key]) for kind, key in self.here_keys if key in here]
+
     def count_here(self, symbol: str) -> None:
         """Count what came next in this session's own tables."""
         here = self.here

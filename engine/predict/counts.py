@@ -2,15 +2,16 @@
 
 A table forgets. A slow one halves its counts when it has seen 1,500 observations. A fast one lets every observation
 weigh more than the one before, so that older ones fade without being touched: with a growth of n/(n-1) it remembers
-about n of them. May import the standard library. Must never hold a name that its symbol bound has not admitted.
+about n of them. May import this package's packing. Must never hold a name that its symbol bound has not admitted.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from operator import attrgetter
 from typing import Any, Protocol, TypeVar
+
+from .packed import Packed
 
 MAX_TOTAL = 1500
 """Weight of the observations in a table at which it is scaled down."""
@@ -137,8 +138,8 @@ def keep_strongest(values: dict[K, V], bound: int, weight: Callable[[V], float],
     return surplus
 
 
-SEEN = attrgetter("seen")
-"""The weight of a table: how many observations it remembers."""
+READY = 512
+"""Tables that are held ready for use; the others are packed."""
 
 
 class Tables:
@@ -150,12 +151,11 @@ class Tables:
 
     def __init__(self, bound: int) -> None:
         self.bound = bound
-        self.by_key: dict[int, Table] = {}
+        self.by_key: Packed[Table] = Packed(self._make, READY)
         self._once: dict[str, Table] = {}
 
-    def add(self, key: int, symbol: str, growth: float) -> None:
-        """Count one observation after the context `key`."""
-        table = self.by_key.get(key)
+    def add(self, key: int, table: Table | None, symbol: str, growth: float) -> None:
+        """Count one observation after the context `key`, whose `table` has just been looked up."""
         if table is None:
             self.by_key[key] = self._once.get(symbol) or self.once(symbol)
         elif table.total == 1:
@@ -175,14 +175,18 @@ class Tables:
 
     def keep_within_bound(self, taken: int = 0) -> None:
         """Make room when there are too many contexts; `taken` of the places are not ours."""
-        keep_strongest(self.by_key, self.bound - taken, SEEN)
+        self.by_key.keep_heaviest(self.bound - taken)
 
     def __iter__(self) -> Iterator[tuple[int, Table]]:
-        return iter(self.by_key.items())
+        return self.by_key.items()
 
     def fill(self, tables: Iterable[tuple[int, Table]]) -> None:
-        """Take over tables in their order, the shared ones shared again."""
+        """Take over tables, the shared ones shared again."""
         for key, table in tables:
-            shared = len(table.counts) == 1 and table.total == 1
-            self.by_key[key] = self.once(next(iter(table.counts))) if shared else table
+            self.by_key[key] = self._make(table.counts, table.unit, table.total)
         self.keep_within_bound()
+
+    def _make(self, counts: dict[str, float], unit: float, total: float) -> Table:
+        if total == 1 and len(counts) == 1:
+            return self.once(next(iter(counts)))
+        return Table(counts, unit, total)

@@ -59,4 +59,6 @@ class Favourites:
 
     def keep_within_bound(self) -> None:
         """Make room when there are too many values."""
-        keep_strongest(self.counts, self._bound, int)
+        if keep_strongest(self.counts, self._bound, int):
+            # A mapping keeps the room of what was deleted, and takes more of it with each round.
+            self.counts = dict(list(self.counts.items()))

@@ -4,17 +4,24 @@ Every decision point is kept until the next `horizon` calls have been seen, or t
 the tables of its contexts, each tool that was used in between. An estimate shrinks towards that of the wider context:
 with n decision points after a context, k of which were followed by the tool, and p the estimate of the wider context,
 it is (k + 2p) / (n + 2). The contexts are, from wide to narrow: none, the last tool, the last two, the last and the
-set of all used. May import this package's counts. Must never look at the session but through the keys it is given.
+set of all used. May import this package's counts and packing. Must never look at the session but through the keys it is
+given.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from .counts import MAX_SYMBOLS, MAX_TOTAL, SEEN, added, keep_strongest
+from .counts import MAX_SYMBOLS, MAX_TOTAL, added, keep_strongest
+from .packed import Packed
 
 KAPPA = 2.0
 """How many observations the wider context's estimate counts for."""
+
+
+READY = 96
+"""Contexts that are held ready for use; the others are packed."""
 
 
 class Pending(NamedTuple):
@@ -27,20 +34,26 @@ class Pending(NamedTuple):
 class Ahead:
     """What was used within the horizon after a context: decision points seen, and those followed by each tool."""
 
-    __slots__ = ("counts", "seen")
+    __slots__ = ("counts", "total")
+    unit = 1.0
 
     def __init__(self, seen: float = 0, counts: dict[str, float] | None = None) -> None:
-        self.seen = seen
+        self.total = seen
         self.counts: dict[str, float] = {} if counts is None else counts
+
+    @property
+    def seen(self) -> float:
+        """How many decision points were seen."""
+        return self.total
 
     def add(self, tools: dict[str, int]) -> None:
         """Count one decision point that these tools followed."""
-        self.seen += 1
+        self.total += 1
         counts = self.counts
         for tool in tools:
             counts[tool] = counts.get(tool, 0) + 1
-        if self.seen > MAX_TOTAL or len(counts) > MAX_SYMBOLS:
-            self.seen /= 2
+        if self.total > MAX_TOTAL or len(counts) > MAX_SYMBOLS:
+            self.total /= 2
             self.counts = {tool: count / 2 for tool, count in counts.items() if count > 1}
 
 
@@ -55,7 +68,7 @@ class Horizon:
     def __init__(self, horizon: int, bound: int) -> None:
         self.horizon = horizon
         self.bound = bound
-        self.by_key: dict[int, Ahead] = {}
+        self.by_key: Packed[Ahead] = Packed(_made, READY)
         self.distances: dict[str, list[int]] = {}
 
     def within(self, keys: tuple[int, ...], horizon: int) -> dict[str, float]:
@@ -68,7 +81,7 @@ class Horizon:
             ahead = self.by_key.get(key)
             if ahead is None:
                 continue
-            counts, weight = ahead.counts, ahead.seen + KAPPA
+            counts, weight = ahead.counts, ahead.total + KAPPA
             narrower = {tool: (counts.get(tool, 0) + KAPPA * p) / weight for tool, p in estimate.items()}
             for tool, count in counts.items():
                 if tool not in narrower:
@@ -95,8 +108,14 @@ class Horizon:
 
     def keep_within_bound(self) -> None:
         """Make room when there are too many contexts or tools."""
-        keep_strongest(self.by_key, self.bound, SEEN)
+        self.by_key.keep_heaviest(self.bound)
         keep_strongest(self.distances, MAX_SYMBOLS, sum)
+
+    def fill(self, aheads: Iterable[tuple[int, Ahead]]) -> None:
+        """Take over what others have seen."""
+        for key, ahead in aheads:
+            self.by_key[key] = ahead
+        self.by_key.keep_heaviest(self.bound)
 
     def _close(self, point: Pending, learn: bool) -> None:
         if not learn:
@@ -115,6 +134,10 @@ class Horizon:
     def _early(self, tool: str, horizon: int) -> float:
         distances = self.distances.get(tool)
         return 0.0 if distances is None else sum(distances[:horizon]) / sum(distances)
+
+
+def _made(counts: dict[str, float], unit: float, total: float) -> Ahead:
+    return Ahead(total, counts)
 
 
 def merged(one: Ahead | None, other: Ahead | None) -> Ahead:

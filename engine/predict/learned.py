@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from ..errors import UsageError
 from . import books as accounts
 from .arguments import ArgumentRules, Habit, Score, strongest_rules, strongest_shapes
-from .counts import SEEN, K, Tables, V, added, keep_strongest, merged as merged_tables
+from .counts import K, Tables, V, added, merged as merged_tables
 from .favourites import Favourites
 from .horizon import Horizon, merged as merged_ahead
 from .mixing import Mixture, averaged
 from .patterns import Pattern, Patterns, total
 from .words import Words
 
-MAX_FAVOURITES = 4096
+MAX_FAVOURITES = 2048
 """Distinct argument values that are counted."""
 
 
@@ -86,8 +86,8 @@ class Learned:
             How many were forgotten; 0 while a fifth of the room is free.
         """
         room = self.settings.max_contexts * 4 // 5
-        forgotten = keep_strongest(self.horizon.by_key, room // 4, SEEN, 0.0)
-        return forgotten + keep_strongest(self.tables.by_key, room - len(self.horizon.by_key), SEEN, 0.0)
+        forgotten = self.horizon.by_key.keep_heaviest(room // 4, 0.0)
+        return forgotten + self.tables.by_key.keep_heaviest(room - len(self.horizon.by_key), 0.0)
 
 
 def merged(one: Learned, other: Learned) -> Learned:
@@ -102,12 +102,14 @@ def merged(one: Learned, other: Learned) -> Learned:
         raise UsageError("two predictors are merged only if their settings (salt, bounds, horizon) are the same")
     both = Learned(one.settings)
     both.observations = one.observations + other.observations
-    both.tables.fill(_paired(one.tables.by_key, other.tables.by_key, merged_tables).items())
+    both.tables.fill(_paired(dict(one.tables), dict(other.tables), merged_tables).items())
     both.mixture.weights = [
         averaged(mine, theirs, one.observations, other.observations)
         for mine, theirs in zip(one.mixture.weights, other.mixture.weights, strict=True)
     ]
-    both.horizon.by_key = _paired(one.horizon.by_key, other.horizon.by_key, merged_ahead)
+    both.horizon.fill(
+        _paired(dict(one.horizon.by_key.items()), dict(other.horizon.by_key.items()), merged_ahead).items()
+    )
     both.horizon.distances = _paired(one.horizon.distances, other.horizon.distances, _merged_distances)
     both.favourites.counts = added(one.favourites.counts, other.favourites.counts)
     both.rules.scores = _paired(one.rules.scores, other.rules.scores, _merged_scores)

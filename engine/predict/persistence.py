@@ -121,7 +121,7 @@ def _restore(body: dict[str, Any], learned: Learned) -> None:
     learned.tables.fill(
         (int(row[0], 16), Table(counts(row[3:]), _positive(row[1]), _positive(row[2]))) for row in body["tables"]
     )
-    learned.horizon.by_key = {int(row[0], 16): Ahead(_positive(row[1]), counts(row[2:])) for row in body["ahead"]}
+    learned.horizon.fill((int(row[0], 16), Ahead(_positive(row[1]), counts(row[2:]))) for row in body["ahead"])
     learned.horizon.distances = {
         _text(tool): _row([int(_number(count)) for count in distances], learned.settings.horizon)
         for tool, *distances in body["distances"]

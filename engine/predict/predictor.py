@@ -15,6 +15,7 @@ from . import files
 from .arguments import Guess
 from .books import Books
 from .contexts import END, GROWTH, START, Session, Situation
+from .counts import Table
 from .files import AnyPath
 from .learned import Learned, PredictorSettings, merged
 from .mixing import Evidence
@@ -340,30 +341,30 @@ class Predictor:
         return 2 if always is None else len(always.counts) + 2
 
     def _evidence(self, session: Session, situation: Situation | None) -> Evidence:
-        find = self._learned.tables.by_key.get
-        evidence = [(kind, table) for kind, key in session.keys if (table := find(key)) is not None]
-        here = session.here.get
-        evidence += [(kind, table) for kind, key in session.here_keys if (table := here(key)) is not None]
+        evidence = [(kind, table) for kind, _, table in self._known(session, situation) if table is not None]
+        return evidence + session.evidence_here()
+
+    def _known(self, session: Session, situation: Situation | None) -> list[tuple[int, int, Table | None]]:
+        """Return each kind of context with its key, and its table if there is one."""
+        tables = self._learned.tables.by_key
+        at_hand, find = tables.at_hand, tables.get
+        known = [(kind, key, at_hand(key) or find(key)) for kind, key in session.keys]
         if situation is not None:
             kind, key = session.key_in(situation, self._learned.words)
-            table = find(key)
-            if table is not None:
-                evidence.append((kind, table))
-        return evidence
+            known.append((kind, key, find(key)))
+        return known
 
     def _learn(self, session: Session, symbol: str, situation: Situation | None) -> None:
         """Learn from what came next: first whom to trust, then what to expect."""
         if self.frozen:
             return
         learned = self._learned
-        evidence = self._evidence(session, situation)
+        known = self._known(session, situation)
+        evidence = [(kind, table) for kind, _, table in known if table is not None] + session.evidence_here()
         if evidence:
             learned.mixture.learn(evidence, symbol, self._symbols())
         add = learned.tables.add
-        for kind, key in session.keys:
-            add(key, symbol, GROWTH[kind])
-        if situation is not None:
-            kind, key = session.key_in(situation, learned.words)
-            add(key, symbol, GROWTH[kind])
+        for kind, key, table in known:
+            add(key, table, symbol, GROWTH[kind])
         session.count_here(symbol)
         learned.observations += 1

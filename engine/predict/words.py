@@ -20,7 +20,7 @@ from typing import NamedTuple
 MAX_NAME = 256
 """Characters of a name that are kept; a longer one is cut and told apart by its digest."""
 
-MAX_CACHED = 256
+MAX_CACHED = 128
 """Words kept at hand. They can be computed again, so the whole cache is dropped when it is full."""
 
 
@@ -63,7 +63,8 @@ class Words:
 
     def __init__(self, salt: bytes) -> None:
         self._key = blake2b(salt, digest_size=32).digest() if salt else b""
-        self._symbols: dict[str, tuple[Symbol, Symbol]] = {}
+        self._fine: dict[str, Symbol] = {}
+        self._failed: dict[str, Symbol] = {}
 
     @property
     def check(self) -> str:
@@ -72,12 +73,13 @@ class Words:
 
     def symbol(self, tool: str, failed: bool = False) -> Symbol:
         """Return the symbol of a tool that succeeded (or whose outcome is not known), or of one that failed."""
-        pair = self._symbols.get(tool)
-        if pair is None:
-            if len(self._symbols) >= MAX_CACHED:
-                self._symbols.clear()
-            pair = self._symbols[tool] = self._make(self._clip(tool))
-        return pair[failed]
+        cached = self._failed if failed else self._fine
+        symbol = cached.get(tool)
+        if symbol is None:
+            if len(cached) >= MAX_CACHED:
+                cached.clear()
+            symbol = cached[tool] = self._make(self._clip(tool), failed)
+        return symbol
 
     def value(self, value: object) -> int:
         """Return the word of a JSON value. What JSON cannot hold has the word 0, like every other such thing."""
@@ -90,10 +92,12 @@ class Words:
                 return 0
         return int.from_bytes(self._digest(text, 8), "little")
 
-    def _make(self, name: str) -> tuple[Symbol, Symbol]:
-        fine, failed = (self._eight(f"{outcome}{name}") for outcome in "01")
-        # Which tools were used, and which came first, does not depend on how they ended.
-        return Symbol(name, False, fine), Symbol(name, True, failed[:6] + fine[6:])
+    def _make(self, name: str, failed: bool) -> Symbol:
+        words = self._eight(f"0{name}")
+        if failed:
+            # Which tools were used, and which came first, does not depend on how they ended.
+            words = self._eight(f"1{name}")[:6] + words[6:]
+        return Symbol(name, failed, words)
 
     def _eight(self, text: str) -> tuple[int, ...]:
         digest = self._digest(text, 64)

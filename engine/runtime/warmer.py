@@ -264,7 +264,7 @@ class Warmer:
         for offer in open_offers.values():
             books.benefit.declare(offer.tool, offer.start_s)
         books.rule.waste = self._settings.waste
-        guesses = [(offer.tool, offer.probability) for offer in open_offers.values()]
+        guesses = [(offer.tool, books.trusted(offer.probability)) for offer in open_offers.values()]
         declared = {offer.tool: offer.declared for offer in open_offers.values()}
         preparations, seconds = allowance
         for choice in Chooser(books.rule, books.benefit).choose(guesses, declared, (), allowance):
@@ -275,7 +275,7 @@ class Warmer:
             made = Preparation(
                 offer.tool, session, books, now_s, offer.declared.cost_s, start_s, predictor.settings.horizon
             )
-            stock.put(offer.key, made, now_s + offer.lifetime_s, choice.probability)
+            stock.put(offer.key, made, now_s + offer.lifetime_s, offer.probability)
             if really:
                 self._preparer.begin(offer, made, idle=idle)
             preparations, seconds = preparations - 1, seconds - offer.declared.cost_s

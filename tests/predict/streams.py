@@ -65,9 +65,9 @@ def chain(*names: str, sessions: int = 1) -> list[Told]:
 
 
 def everything(predictor: Predictor) -> bytes:
-    """Return the whole inner state, open sessions included, as bytes; but for the cache of words."""
-    predictor._learned.words._symbols.clear()
-    return pickle.dumps(predictor)
+    """Return what was learned and the open sessions as bytes; not which words and tables are at hand."""
+    rules = predictor._learned.rules
+    return pickle.dumps((encode(predictor._learned), rules._constants, predictor._sessions))
 
 
 def learned(predictor: Predictor) -> str:

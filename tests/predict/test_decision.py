@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from engine.predict import Allowance, Benefit, Chooser, Declared, Preparation, WarmRule, permitted
+from engine.predict.books import Books
 from engine.predict.counts import MAX_SYMBOLS
 
 declared = st.builds(
@@ -134,3 +135,38 @@ def test_v9_the_allowance_holds_in_number_and_in_seconds() -> None:
     assert [choice.tool for choice in chooser.choose(sure, tools)] == ["t0", "t1"]
     assert len(chooser.choose(sure, tools, (), Allowance(3, 100.0))) == 3
     assert chooser.choose(sure, tools, (), Allowance(3, 1.0)) == []
+
+
+def test_v9_waste_stays_at_its_budget_where_the_surest_guesses_are_wrong() -> None:
+    """Guesses that claim more than the budget asks for would be prepared at any price; those that turn out wrong lose
+    their credit, so that after 500 preparations the share of wasted ones is within two points of w.
+    """
+    books, state, spent = Books(), 1, []
+    books.rule.waste = 0.10
+    for _ in range(20_000):
+        state = state * 48271 % 2147483647
+        claimed, right = ((0.97, 0.95), (0.95, 0.55), (0.6, 0.6))[state % 3]
+        if books.rule.pays(books.trusted(claimed), 1.0):
+            state = state * 48271 % 2147483647
+            wasted = state / 2147483647 > right
+            books.tally(True).prepared += 1
+            books.tally(True).expected += claimed
+            books.tally(True).wasted += wasted
+            books.tally(True).used += not wasted
+            books.settle(0.0, wasted=wasted)
+            spent.append(wasted)
+    assert len(spent) > 500
+    assert sum(spent[:500]) / 500 <= 0.12
+    assert sum(spent) / len(spent) <= 0.12
+
+
+@given(st.floats(0, 1), st.integers(0, 50), st.integers(0, 50))
+def test_trust_is_a_probability_and_follows_what_happened(probability: float, used: int, wasted: int) -> None:
+    """Where waste was as expected a probability is taken as it is; it never leaves its range."""
+    books = Books()
+    assert books.trusted(probability) == pytest.approx(probability)
+    books.noted.prepared, books.noted.used, books.noted.wasted = used + wasted, used, wasted
+    books.noted.expected = 0.9 * (used + wasted)
+    assert 0 <= books.trusted(probability) <= 1
+    books.noted.expected = used
+    assert books.trusted(probability) == pytest.approx(probability)

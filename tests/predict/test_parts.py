@@ -113,7 +113,7 @@ def test_the_cache_of_words_is_dropped_when_full() -> None:
     first = words.symbol("first")
     for number in range(MAX_CACHED):
         words.symbol(str(number))
-    assert len(words._symbols) <= MAX_CACHED
+    assert len(words._fine) <= MAX_CACHED
     assert words.symbol("first") == first
 
 

@@ -269,7 +269,7 @@ def sizes(predictor: Predictor) -> dict[str, int]:
         "rules": len(everything_learned.rules.scores) + len(everything_learned.rules.habits),
         "constants": len(everything_learned.rules._constants),
         "patterns": len(everything_learned.patterns.by_pair),
-        "words": len(everything_learned.words._symbols),
+        "words": len(everything_learned.words._fine),
         "shared": len(everything_learned.tables._once),
         "sessions": len(sessions),
         "pending": max([len(session.pending) for session in sessions], default=0),
