@@ -13,6 +13,7 @@ from ..core.values import ModelReply
 from ..errors import ModelError
 from ..ports import Emit
 from .chunks import ReplyBuilder
+from .text_calls import CallReader
 
 
 class Server(Protocol):
@@ -24,13 +25,28 @@ class Server(Protocol):
 
 
 class Generation:
-    """One reply while it grows, in the worker thread."""
+    """One reply while it grows, in the worker thread.
 
-    def __init__(self, body: dict[str, Any], emit: Emit, stop: threading.Event, id_prefix: str) -> None:
+    Args:
+        body: what llama.cpp is asked.
+        emit: is told about every piece.
+        stop: once it is set, the generation ends.
+        id_prefix: of the ids of calls, before their index.
+        reader: finds tool calls in the text; None where llama.cpp does.
+    """
+
+    def __init__(
+        self,
+        body: dict[str, Any],
+        emit: Emit,
+        stop: threading.Event,
+        id_prefix: str = "",
+        reader: CallReader | None = None,
+    ) -> None:
         self._body = body
         self._stop = stop
         self._id_prefix = id_prefix
-        self._builder = ReplyBuilder(emit)
+        self._builder = ReplyBuilder(emit, reader, id_prefix)
         self._stop_type: object = None
         self._refusal: dict[str, Any] | None = None
         self._failure: BaseException | None = None
