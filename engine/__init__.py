@@ -1,34 +1,43 @@
-"""An agent engine as an explicit finite-state machine: recorded transitions, exact resumption, enforced limits."""
+"""An agent engine as an explicit finite-state machine: recorded transitions, exact resumption, enforced limits.
+
+Importing the package loads nothing but this page; the first name that is asked for loads the engine. So a program that
+only mentions it, or needs one part of it such as `engine.replay`, does not wait for the rest.
+"""
 
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .api import Engine, Session
-from .core.limits import Limits
-from .core.record import TransitionRecord
-from .core.redaction import Redactor
-from .core.values import (
-    Message,
-    ModelReply,
-    Outcome,
-    Priority,
-    Prompt,
-    State,
-    ToolCall,
-    ToolSpec,
-    ToolStatus,
-    Usage,
-)
-from .errors import EngineError
-from .ports import ModelRequest, ToolContext, ToolOutput
-from .runtime.lanes import LaneLimits
-from .runtime.parts import EngineSettings, TurnResult
-from .runtime.stats import EngineStats
-from .runtime.warm_settings import WarmSettings
-from .tools.function import tool
-from .tools.warm import Warm, WarmContext
 
 if TYPE_CHECKING:
+    from ._names import (
+        Engine,
+        EngineError,
+        EngineSettings,
+        EngineStats,
+        LaneLimits,
+        Limits,
+        Message,
+        ModelReply,
+        ModelRequest,
+        Outcome,
+        Priority,
+        Prompt,
+        Redactor,
+        Session,
+        State,
+        ToolCall,
+        ToolContext,
+        ToolOutput,
+        ToolSpec,
+        ToolStatus,
+        TransitionRecord,
+        TurnResult,
+        Usage,
+        Warm,
+        WarmContext,
+        WarmSettings,
+        tool,
+    )
     from .runtime.learning import Learner
 
 __all__ = [
@@ -64,10 +73,23 @@ __all__ = [
 ]
 
 
+_PARTS = ("errors", "journal", "models", "ports", "replay")
+"""What `import engine` is enough for, beside the names."""
+
+
 def __getattr__(name: str) -> Any:
-    # Loaded when first asked for: most engines do not learn.
-    if name == "Learner":
+    if name in ("Learner", "predict"):
+        # Most engines do not learn.
         from .runtime.learning import Learner
 
-        return Learner
+        return Learner if name == "Learner" else globals()["predict"]
+    if name in __all__ or name in _PARTS:
+        from . import _names
+
+        found = globals()[name] = getattr(_names, name)
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PARTS, "predict"})

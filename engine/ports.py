@@ -88,7 +88,8 @@ def _ignore(notice: Notice) -> None:
     """Show a notice to nobody."""
 
 
-def _occupy_nothing() -> Callable[[], None]:
+def occupy_nothing() -> Callable[[], None]:
+    """Keep no place: for calls that no engine runs."""
     return _release_nothing
 
 
@@ -119,7 +120,7 @@ class ToolContext(NamedTuple):
     workspace: str | None = None
     parent: str | None = None
     emit: Emit = _ignore
-    occupy: Callable[[], Callable[[], None]] = _occupy_nothing
+    occupy: Callable[[], Callable[[], None]] = occupy_nothing
 
     def progress(self, text: str) -> None:
         """Tell whoever watches how far the tool is. Volatile: nothing of it is recorded."""

@@ -27,6 +27,7 @@ LAYERS = (
     {"session"},
     {"api"},
     {"inspect", "cluster", "cli", "blocking", "counterfactual"},
+    {"_names"},
     {"__init__"},
     {"__main__"},
     {"testing"},

@@ -13,12 +13,13 @@ from typing import Any, TypeGuard
 
 from pydantic import JsonValue
 
+from .jsontext import writer
 from .values import JsonObject, ToolCall
 
 MAX_DEPTH = 100
 """How deep arguments and patches may nest. Records hold them some levels further down, and pydantic stops at 255."""
 
-_encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+_write = writer(ensure_ascii=True, sort_keys=True)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def json_text(value: object) -> str:
     Raises:
         ValueError: it holds a number that JSON does not know.
     """
-    return _encoder.encode(value)
+    return _write(value)
 
 
 def parse_arguments(text: str) -> JsonObject:

@@ -88,7 +88,7 @@ class Cursor:
 
     def change_turn(self, **changes: object) -> None:
         """Replace fields of the open turn."""
-        vars(self.open_turn).update(changes)
+        vars(self.turn).update(changes)
 
     def close_turn(self, outcome: Outcome, reason: str, text: str | None) -> None:
         """End the open turn."""

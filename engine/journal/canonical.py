@@ -5,15 +5,15 @@ One value has one text, which is what makes its hash mean something. May import 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from json.encoder import encode_basestring_ascii
 from math import isfinite
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from ..core.jsontext import writer
 from ..errors import EncodingError
 
 
@@ -43,7 +43,7 @@ class _Writers(dict[type, Callable[[Any], str]]):
 
 
 # One pass in C for everything that is plain JSON; what it must not meet is refused by name.
-_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+_encode = writer(ensure_ascii=True, sort_keys=True)
 _NO_DEFAULT = object()
 
 
@@ -52,27 +52,35 @@ def _model_writer(kind: type[BaseModel]) -> Callable[[BaseModel], str]:
     spec: list[tuple[str, str, object]] = []
     for name in sorted(kind.model_fields):
         field = kind.model_fields[name]
+        if name == "kind" and len(get_args(field.annotation)) == 1:
+            # A tag is the same for all of them: the text of the member is all there is to it.
+            spec.append(("", f',"kind":{_encode(field.default)}', None))
+            continue
         always = name == "kind" or field.is_required()
         default = _NO_DEFAULT if always else field.get_default(call_default_factory=True)
-        spec.append((name, f'"{name}":', default))
-    if [name for name, _, _ in spec] == ["kind"]:
-        # Nothing but a tag: one text for all of them.
-        text = f'{{"kind":{_encode(kind.model_fields["kind"].default)}}}'
-        return lambda _: text
+        spec.append((name, f',"{name}":', default))
 
+    # A loop that adds to a text: a comprehension costs a call more, and there are forty of these in a turn.
     def write(value: BaseModel) -> str:
         held = value.__dict__
-        return "{" + ",".join([
-            key + _WRITERS[type(item)](item)
-            for name, key, default in spec
-            if (item := held[name]) is not default and item != default
-        ]) + "}"  # fmt: skip
+        text = ""
+        for name, key, default in spec:
+            if not name:
+                text += key
+                continue
+            item = held[name]
+            if item is not default and item != default:
+                text += key + _WRITERS[type(item)](item)
+        return f"{{{text[1:]}}}"
 
     return write
 
 
 def _write_items(items: Sequence[object]) -> str:
-    return "[" + ",".join([_WRITERS[type(item)](item) for item in items]) + "]"
+    text = ""
+    for item in items:
+        text += "," + _WRITERS[type(item)](item)
+    return f"[{text[1:]}]"
 
 
 def _write_object(value: Mapping[str, object]) -> str:

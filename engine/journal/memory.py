@@ -75,7 +75,8 @@ class _MemoryWriter:
             raise StaleWriter(self._session, self._epoch)
         seq, digest = history.seq, history.digest
         for record in records:
-            check_next(self._session, seq, digest, record)
+            if record.seq != seq + 1 or record.prev != digest or record.session != self._session:
+                check_next(self._session, seq, digest, record)
             seq, digest = record.seq, record.hash
         if records and not history.lines:
             history.external_id = external_id_of(records[0])

@@ -88,12 +88,13 @@ class TurnLog:
         self._ended.extend(ended)
         self._last, self._opened_at = last, opened_at
 
-    def see(self, record: TransitionRecord, last: Turn | None) -> None:
-        """Take note of a record; `last` is the newest turn that has ended by now."""
-        if record.trigger == "prompt_received":
-            self._opened_at = record.at
+    def see(self, records: Sequence[TransitionRecord], last: Turn | None) -> None:
+        """Take note of records, of which at most one ended a turn; `last` is the newest that has ended by now."""
+        for record in records:
+            if record.trigger == "prompt_received":
+                self._opened_at = record.at
         if last is not self._last and last is not None:
-            self._last = last
+            self._last, record = last, records[-1]
             self._ended.append(EndedTurn(record.session, last, self._opened_at or record.at, record.at))
 
 

@@ -75,7 +75,9 @@ async def call_model(asking: Asking, session: Session, emit: Emit) -> KnownEvent
     if turn.concluding:
         specs = ()
     request = ModelRequest(session.transcript, specs, parts.parameters, session.id, turn.number, turn.round)
-    ask: Callable[[ModelRequest], Awaitable[ModelReply]] = partial(_send, asking, emit)
+    # Without a quota there is no gate to wait at.
+    send = _generate if asking.key is None else partial(_send, asking.key)
+    ask: Callable[[ModelRequest], Awaitable[ModelReply]] = partial(send, asking, emit)
     if parts.middleware:
         ask = wrapped((middleware.around_model for middleware in parts.middleware), ask)
     try:
@@ -130,11 +132,9 @@ def remember(asking: Asking, session: Session) -> None:
 # --- one request ------------------------------------------------------------------------------------------------------
 
 
-async def _send(asking: Asking, emit: Emit, request: ModelRequest) -> ModelReply:
+async def _send(key: str, asking: Asking, emit: Emit, request: ModelRequest) -> ModelReply:
     """Ask the model itself, when the gate lets the request through, and tell the gate what came of it."""
-    if asking.key is None:
-        return await _generate(asking, emit, request)
-    right = await asking.governor.admit(asking.key)
+    right = await asking.governor.admit(key)
     if isinstance(right, Closed):
         raise _gate_closed(asking, right)
     with right:
@@ -158,7 +158,7 @@ async def _generate(asking: Asking, emit: Emit, request: ModelRequest) -> ModelR
 
         call = Leavable(partial(model.generate, request, show))
         return await call.result(asking.crew, timeout_s, limits.model_grace_s)
-    with anyio.CancelScope(deadline=asking.crew.now_s() + timeout_s):
+    with asking.crew.new_scope(deadline=asking.crew.now_s() + timeout_s):
         return await model.generate(request, emit)
     raise ModelError(f"the model did not answer within {timeout_s:g} s")
 

@@ -165,7 +165,7 @@ class BatchRunner:
         place = self._held.get(call.call.id)
         if place is None:
             turn = self._ledger.session.turn
-            if self._places.free(self._parts.monitor.places) <= 0 or turn is None:
+            if turn is None or self._places.full(self._parts.monitor.places):
                 return False
             place = self._held[call.call.id] = self._places.take(call.plan.effect, turn.priority)
         return self._places.granted(place)
@@ -202,7 +202,7 @@ class BatchRunner:
         return not needed_bytes or needed_bytes < self._parts.monitor.free_bytes
 
     def _scope(self, name: str) -> anyio.CancelScope:
-        scope = self._scopes[name] = anyio.CancelScope()
+        scope = self._scopes[name] = self._crew.new_scope()
         return scope
 
     def _ended(self, name: str, scope: anyio.CancelScope) -> bool:

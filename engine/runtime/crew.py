@@ -12,6 +12,7 @@ from contextvars import Context, copy_context
 from types import coroutine
 from typing import Any
 
+from anyio import CancelScope
 from anyio.abc import TaskGroup
 
 from .bell import loop_clock, new_bell
@@ -27,10 +28,12 @@ class Crew:
 
     Attributes:
         now_s: the clock of the group's event loop, for deadlines.
+        new_scope: makes a cancel scope of that event loop; `anyio.CancelScope` finds out each time which that is.
     """
 
     def __init__(self, group: TaskGroup) -> None:
         self.now_s = loop_clock()
+        self.new_scope: type[CancelScope] = type(CancelScope())
         self._group = group
         self._idle: list[_Member] = []
 

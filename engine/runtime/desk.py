@@ -107,9 +107,10 @@ class Places:
         """How many run."""
         return len(self._taken)
 
-    def free(self, most: int) -> int:
-        """Return how many more may start where `most` may run at once, but never more than there are places."""
-        return max(0, min(self._total, most) - len(self._taken))
+    def full(self, most: int) -> bool:
+        """Whether no more may start where `most` may run at once, and never more than there are places."""
+        taken = len(self._taken)
+        return taken >= most or taken >= self._total
 
     def take(self, effect: ToolEffect, priority: Priority) -> str:
         """Occupy a place; return the ticket for it. The bell is rung when the engine grants it later."""

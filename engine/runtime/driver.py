@@ -280,8 +280,9 @@ class Driver:
     async def _to_rest(self, first: Callable[[], Awaitable[Sequence[KnownEvent]]]) -> None:
         """Run from the events of `first` until the session rests, each stretch under the turn's deadline."""
         find: Callable[[], Awaitable[Sequence[KnownEvent]]] | None = first
+        crew = self._desk.crew
         while find is not None:
-            with anyio.CancelScope(deadline=anyio.current_time() + self.parts.limits.max_execution_time_s) as scope:
+            with crew.new_scope(deadline=crew.now_s() + self.parts.limits.max_execution_time_s) as scope:
                 self._scope = scope
                 if self._stop is not None:
                     scope.cancel()

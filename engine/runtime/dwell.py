@@ -9,7 +9,7 @@ a session.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import NamedTuple
 
@@ -94,15 +94,17 @@ class DwellTimes:
         self._sketches = {state: Sketch() for state in State}
         self._entered: dict[str, int] = {}
 
-    def see(self, record: TransitionRecord) -> None:
-        """Count a stay that ended with this record. The first record of a session ends none."""
-        session, mono_ns = record.session, record.mono_ns
+    def see(self, records: Sequence[TransitionRecord]) -> None:
+        """Count the stays that ended with these records of one session. Its first record ends none."""
+        session = records[0].session
         entered_ns = self._entered.get(session)
-        if entered_ns is None:
-            self._entered[session] = mono_ns
-        elif record.source is not record.dest:
-            self._sketches[record.source].add(mono_ns - entered_ns)
-            self._entered[session] = mono_ns
+        for record in records:
+            if entered_ns is None:
+                entered_ns = record.mono_ns
+            elif record.source is not record.dest:
+                self._sketches[record.source].add(record.mono_ns - entered_ns)
+                entered_ns = record.mono_ns
+        self._entered[session] = entered_ns or 0
 
     def forget(self, session: str) -> None:
         """Drop a session that was closed; its stays so far keep counting."""
@@ -154,15 +156,15 @@ class StuckWatch:
 
     def see(self, record: TransitionRecord) -> None:
         """Take note of where a session stands."""
-        session = record.session
+        session, state = record.session, record.dest
         stay = self._stays.get(session)
-        if record.dest not in WORKING:
+        if state not in WORKING:
             self._stays.pop(session, None)
-        elif stay is None or stay.state is not record.dest:
-            now_ns = self._clock.monotonic_ns()
-            self._stays[session] = _Stay(record.dest, record.seq, now_ns)
+        elif stay is None or stay.state is not state:
+            # The time of the record: it was taken a moment ago, by the same clock.
+            self._stays[session] = _Stay(state, record.seq, record.mono_ns)
             if session not in self._awaited:
-                self._look_at(session, now_ns + self._bound_ns)
+                self._look_at(session, record.mono_ns + self._bound_ns)
         else:
             self._stays[session] = stay._replace(seq=record.seq)
 

@@ -18,14 +18,17 @@ def shown(redactor: Redactor | None, emit: Emit) -> Emit:
     return emit if redactor is None else _through(NoticeRedactor(redactor), emit)
 
 
-async def with_emit(redactor: Redactor | None, emit: Emit, ask: Callable[[Emit], Awaitable[KnownEvent]]) -> KnownEvent:
-    """Ask a model with the way out for its notices; return what came of it.
+def with_emit(
+    redactor: Redactor | None, emit: Emit, ask: Callable[[Emit], Awaitable[KnownEvent]]
+) -> Awaitable[KnownEvent]:
+    """Ask a model with the way out for its notices; what came of it is to be awaited.
 
     A secret may come in pieces, so the end of a text is held back until it is clear that none begins there.
     """
-    if redactor is None:
-        return await ask(emit)
-    pieces = NoticeRedactor(redactor)
+    return ask(emit) if redactor is None else _in_pieces(NoticeRedactor(redactor), emit, ask)
+
+
+async def _in_pieces(pieces: NoticeRedactor, emit: Emit, ask: Callable[[Emit], Awaitable[KnownEvent]]) -> KnownEvent:
     event = await ask(_through(pieces, emit))
     if isinstance(event, ModelReplied):
         for rest in pieces.end():

@@ -88,7 +88,7 @@ class Ledger:
             for line in page:
                 record = chain.decode(line.text, line.offset)
                 reproduce(cursor, record)
-                self._note(record, cursor)
+                self._note((record,), cursor)
                 if publish:
                     self._broadcast.record(record)
             self.session = cursor.frozen()
@@ -140,11 +140,14 @@ class Ledger:
                     effects = list(asked)
                 else:
                     effects += asked
-        await self._append(records)
+        # Whatever but success the append ends with, what became durable is found out before anything else.
+        self._attempted = records
+        await self._writer.append(records)
+        self._attempted = []
         self.session, self._cursor = cursor.frozen(), cursor
-        for record in records:
-            self._note(record, cursor)
-            if self._broadcast.watched:
+        self._note(records, cursor)
+        if self._broadcast.watched:
+            for record in records:
                 self._broadcast.record(record)
         self._monitor.see(records)
         return effects
@@ -204,13 +207,7 @@ class Ledger:
         self.turns = TurnLog(1)
         return self._writer
 
-    async def _append(self, records: list[TransitionRecord]) -> None:
-        """Append; whatever but success this ends with, what became durable is found out before anything else."""
-        self._attempted = records
-        await self._writer.append(records)
-        self._attempted = []
-
-    def _note(self, record: TransitionRecord, cursor: Cursor) -> None:
-        self._digest = record.hash
-        self.recent.append(record.line)
-        self.turns.see(record, cursor.last_turn)
+    def _note(self, records: Sequence[TransitionRecord], cursor: Cursor) -> None:
+        self._digest = records[-1].hash
+        self.recent.extend([record.line for record in records])
+        self.turns.see(records, cursor.last_turn)

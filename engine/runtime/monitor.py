@@ -139,8 +139,7 @@ class Monitor:
 
     def see(self, records: Sequence[TransitionRecord]) -> None:
         """Take note of records of one session that have become durable together."""
-        for record in records:
-            self.dwell.see(record)
+        self.dwell.see(records)
         if self._stays is not None:
             # Where a session only passes through it cannot get stuck.
             self._stays.see(records[-1])

@@ -23,7 +23,7 @@ from ..core.events import (
 from ..core.session import CallState, Session
 from ..core.values import Message, ResourceUsage, ToolStatus, WirePatch
 from ..log import logger
-from ..ports import Emit, Probing, Tool, ToolContext, ToolOutput
+from ..ports import Emit, Probing, Tool, ToolContext, ToolOutput, occupy_nothing
 from ..tools.encode import describe
 from ..tools.function import FunctionTool, really_cancelled
 from ..tools.isolation import is_isolated
@@ -131,8 +131,7 @@ async def _run_tool(
             objection = tooling.parts.toolbox.objection(call, policy, case)
             if objection is not None:
                 return ToolOutput(objection, ToolStatus.DENIED, "denied")
-        bound = tool.bind(call.call.arguments)
-        run: Callable[[ToolContext], Awaitable[ToolOutput]] = partial(tool.run, bound)
+        run: Callable[[ToolContext], Awaitable[ToolOutput]] = partial(tool.run, tool.bind(call.call.arguments))
         if tooling.parts.pipeline.cache is not None:
             run = partial(tooling.parts.pipeline.through_cache, call, tool.options, run)
         if tooling.parts.middleware:
@@ -158,29 +157,17 @@ async def _run_tool(
 
 
 def tool_context(
-    session: Session, call: CallState, emit: Emit, occupy: Callable[[], Callable[[], None]] | None = None
+    session: Session, call: CallState, emit: Emit, occupy: Callable[[], Callable[[], None]] = occupy_nothing
 ) -> ToolContext:
     """Return everything that the tool of a call may want to know."""
     turn, opened = session.turn, session.opened
     assert turn is not None
+    metadata = {**opened.metadata, **turn.metadata} if turn.metadata else opened.metadata
     return ToolContext(
-        call_id=call.call.id,
-        name=call.call.name,
-        arguments=call.call.arguments,
-        idempotency_key=call.key,
-        timeout_s=call.plan.timeout_s or 60.0,
-        session=session.id,
-        turn=turn.number,
-        round=turn.round,
-        priority=turn.priority,
-        metadata={**opened.metadata, **turn.metadata} if turn.metadata else opened.metadata,
-        external_id=opened.external_id,
-        user=opened.user,
-        workspace=opened.workspace,
-        parent=opened.parent,
-        emit=emit,
-        **({} if occupy is None else {"occupy": occupy}),
-    )
+        call.call.id, call.call.name, call.call.arguments, call.key, call.plan.timeout_s or 60.0, session.id,
+        turn.number, turn.round, turn.priority, metadata, opened.external_id, opened.user, opened.workspace,
+        opened.parent, emit, occupy,
+    )  # fmt: skip
 
 
 async def probe_started(parts: Parts, session: Session, emit: Emit) -> tuple[ProbeResult, ...]:

@@ -8,7 +8,6 @@ Must never call code of the value beyond its own conversion to JSON.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime, time, timedelta
@@ -21,6 +20,7 @@ from uuid import UUID
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
+from ..core.jsontext import writer
 from ..core.secret_names import CUT
 from ..errors import EncodingError
 
@@ -61,7 +61,7 @@ def _refuse(value: object) -> object:
     raise TypeError(type(value).__name__)
 
 
-_dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_refuse).encode
+_dumps = writer(ensure_ascii=False, default=_refuse)
 
 
 def _plain(value: object, path: str, parents: tuple[int, ...]) -> object:
@@ -137,10 +137,12 @@ def check_json(value: object) -> None:
     Raises:
         EncodingError: `path` says where it is not.
     """
-    if _is_dict(value) and all(
-        type(item) in _SAFE or (isinstance(item, int) and -_SMALL < item < _SMALL) for item in value.values()
-    ):
-        return
+    if _is_dict(value):
+        for item in value.values():
+            if not (type(item) in _SAFE or (type(item) is int and -_SMALL < item < _SMALL)):
+                break
+        else:
+            return
     try:
         _dumps(value)
     except Exception:

@@ -79,7 +79,12 @@ class ToolKeywords(TypedDict, total=False):
 
 
 class FunctionTool(Generic[P, R]):
-    """A function that a model can call. Calling the tool itself calls the function."""
+    """A function that a model can call. Calling the tool itself calls the function.
+
+    Attributes:
+        is_async: whether the function is awaited; otherwise it runs in a thread, which nobody can stop.
+        isolated: whether calls run in a process of their own, which ends them in time and can be killed.
+    """
 
     def __init__(self, function: Callable[P, R], options: ToolKeywords) -> None:
         update_wrapper(self, function)
@@ -92,12 +97,16 @@ class FunctionTool(Generic[P, R]):
         except InvalidId as error:
             raise ToolDefinitionError(f"{error}; give the tool a name: @tool(name=…)") from error
         self._callee = _Callee(function)
-        self._adapter, parameters = _arguments_of(function, self._callee, name)
+        adapter, parameters = _arguments_of(function, self._callee, name)
+        # The validator itself: the adapter's own method takes longer to pass the options on than to validate.
+        self._validate: Callable[[JsonObject], dict[str, Any]] = adapter.validator.validate_python
         self._spec = ToolSpec(
             name=name, description=options.get("description", _summary(function)), parameters=parameters
         )
         self._options = _checked_options(options, name, parameters)
         self._process = _process_of(function, options, self._options.effect)
+        self.is_async = self._callee.is_async
+        self.isolated = self._process is not None
         self._warm: Warmth = warm_of(options.get("warm"), self._options, name)
         self._pool: Callable[[], WorkerPool] | None = None
 
@@ -117,16 +126,6 @@ class FunctionTool(Generic[P, R]):
     def options(self) -> ToolOptions:
         """How the tool may be run."""
         return self._options
-
-    @property
-    def is_async(self) -> bool:
-        """Whether the function is awaited; otherwise it runs in a thread, which nobody can stop."""
-        return self._callee.is_async
-
-    @property
-    def isolated(self) -> bool:
-        """Whether calls run in a process of their own, which ends them in time and can be killed."""
-        return self._process is not None
 
     @property
     def worker_limits(self) -> WorkerLimits | None:
@@ -160,7 +159,7 @@ class FunctionTool(Generic[P, R]):
             ValueError: they do not fit; the text names each argument and what is wrong with it.
         """
         try:
-            return self._adapter.validate_python(arguments)
+            return self._validate(arguments)
         except ValidationError as error:
             raise ValueError(complaint(error)) from None
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..core.arguments import arguments_complaint, json_text
 from ..core.grants import Approved, Grant, Here, admitting, asked_where, binding, consumed, tool_version
+from ..core.guards import has_malformed
 from ..core.limits import Limits
 from ..core.loops import Finding, LoopLimits, judge
 from ..core.session import CallState
@@ -108,14 +109,14 @@ class Toolbox:
         Returns:
             The calls as they can be recorded (arguments that JSON cannot hold become text) and one plan a call.
         """
-        plans = tuple(self._plan(call, policy) for call in calls)
+        plans = tuple([self._plan(call, policy) for call in calls])
         if self._has_tasks:
             plans = tuple(kept_apart(plans))
         if case is not None:
             plans = tuple(self._weigh(calls, plans, policy, case))
-        if not any(plan.malformed for plan in plans):
-            return calls, plans
-        return tuple(_recordable(call) for call in calls), plans
+        if has_malformed(plans):
+            calls = tuple(_recordable(call) for call in calls)
+        return calls, plans
 
     def binding(self, call: ToolCall, policy: Policy | None, here: Here) -> str:
         """Return what an approval of this call is bound to."""

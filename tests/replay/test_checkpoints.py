@@ -68,7 +68,7 @@ def test_turns_come_back_as_they_were() -> None:
     session = Recording()
     for record in recording.records:
         session.add(record.event)  # type: ignore[arg-type]
-        seen.see(record, session.session.last_turn)
+        seen.see((record,), session.session.last_turn)
     ended, opened_at = seen.kept()
     text = write_checkpoint(Checkpoint(recording.session, recording.records[-1].hash, tuple(ended), opened_at))
     found = read_checkpoint(text, "s")

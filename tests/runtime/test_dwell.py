@@ -46,11 +46,11 @@ def test_v28_a_sketch_takes_any_duration() -> None:
 def test_v28_dwell_times_are_those_between_changes_of_state() -> None:
     """A stay begins and ends with a change of state, not with every record; sessions do not mix."""
     times = DwellTimes()
-    times.see(move("a", State.IDLE, State.PROCESSING, 1_000_000_000))
-    times.see(move("b", State.IDLE, State.PROCESSING, 1_500_000_000))
-    times.see(move("a", State.PROCESSING, State.PROCESSING, 2_000_000_000))
-    times.see(move("a", State.PROCESSING, State.GENERATING_RESPONSE, 4_000_000_000))
-    times.see(move("b", State.PROCESSING, State.GENERATING_RESPONSE, 2_500_000_000))
+    times.see([move("a", State.IDLE, State.PROCESSING, 1_000_000_000)])
+    times.see([move("b", State.IDLE, State.PROCESSING, 1_500_000_000)])
+    times.see([move("a", State.PROCESSING, State.PROCESSING, 2_000_000_000)])
+    times.see([move("a", State.PROCESSING, State.GENERATING_RESPONSE, 4_000_000_000)])
+    times.see([move("b", State.PROCESSING, State.GENERATING_RESPONSE, 2_500_000_000)])
     dwell = times.times()
     assert dwell.keys() == {State.PROCESSING}
     assert dwell[State.PROCESSING][:3] == (2, 4.0, 3.0)
@@ -61,9 +61,9 @@ def test_v28_dwell_times_are_those_between_changes_of_state() -> None:
 def test_v28_a_forgotten_session_begins_anew() -> None:
     """After a session was closed the time until it is opened again is no stay."""
     times = DwellTimes()
-    times.see(move("a", State.IDLE, State.PROCESSING, 1))
+    times.see([move("a", State.IDLE, State.PROCESSING, 1)])
     times.forget("a")
-    times.see(move("a", State.PROCESSING, State.IDLE, 10**12))
+    times.see([move("a", State.PROCESSING, State.IDLE, 10**12)])
     assert times.times() == {}
 
 
@@ -72,11 +72,12 @@ class Watched:
 
     def __init__(self, bound_s: float = 10) -> None:
         self.stuck: list[Stuck] = []
-        self.watch = StuckWatch(bound_s, VirtualClock(), self.stuck.append)
+        self._clock = VirtualClock()
+        self.watch = StuckWatch(bound_s, self._clock, self.stuck.append)
 
     def enter(self, session: str, state: State, seq: int = 1) -> None:
         """Let a session come to a state."""
-        self.watch.see(move(session, State.IDLE, state, seq=seq))
+        self.watch.see(move(session, State.IDLE, state, self._clock.monotonic_ns(), seq))
 
 
 @pytest.mark.anyio

@@ -179,8 +179,11 @@ def test_only_the_end_of_what_was_printed_is_kept() -> None:
 
 @pytest.fixture
 def child() -> Iterator[int]:
-    """A process below this one."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+    """A process below this one, which has come to rest."""
+    program = [sys.executable, "-c", "print('ready', flush=True); input()"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
         yield process.pid
         process.kill()
 
