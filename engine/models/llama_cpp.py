@@ -43,9 +43,9 @@ class LlamaSettings(Value):
     """How a local model is loaded and sampled.
 
     Of loading: `n_ctx` is the window in tokens (None: the model's own, less where memory does not hold it), `n_batch`
-    how many prompt tokens are decoded at a time, `chat_template` a Jinja template instead of the model's own,
-    `prompt_cache_mib` the memory in MiB for the prefixes of other conversations. More than one of `n_threads` pays only
-    on idle cores.
+    how many prompt tokens are decoded at a time (where either is 1, llama.cpp aborts the whole process),
+    `chat_template` a Jinja template instead of the model's own, `prompt_cache_mib` the memory in MiB for the prefixes
+    of other conversations. More than one of `n_threads` pays only on idle cores.
 
     Of sampling, and replaceable by the parameters of a request: `max_tokens` of one reply (the window bounds it too),
     `temperature` (None: 0 for the packaged model, else 0.7; 0 is greedy), `top_k`, `min_p`, `repeat_penalty` over the
@@ -55,8 +55,8 @@ class LlamaSettings(Value):
     for a model that writes calls in another way than its template does.
     """
 
-    n_ctx: Annotated[int, Field(ge=1)] | None = None
-    n_batch: Annotated[int, Field(ge=1)] = 512
+    n_ctx: Annotated[int, Field(ge=2)] | None = None
+    n_batch: Annotated[int, Field(ge=2)] = 512
     n_threads: Annotated[int, Field(ge=1)] = 1
     chat_template: str | None = None
     prompt_cache_mib: Annotated[int, Field(ge=0)] = 256

@@ -592,6 +592,18 @@ async def test_a_kept_connection_that_was_closed_is_replaced_once(ending: Answer
 
 
 @pytest.mark.anyio
+async def test_forty_requests_over_kept_connections_all_succeed() -> None:
+    """Kept connections die under requests now and then: none is lost, and each is answered once."""
+    answers = [drop if number % 8 == 7 else OK for number in range(45)]
+    with ScriptedServer(*answers, OK) as server:
+        async with model_at(server.url) as model:
+            for _ in range(40):
+                assert (await ask(model))[0].text == "hi"
+        assert len(server.requests) == 45
+        assert server.connections < 15
+
+
+@pytest.mark.anyio
 async def test_a_fresh_connection_that_is_closed_too_is_an_error() -> None:
     """Once more means once: the second death in a row is reported."""
     with ScriptedServer(OK, drop) as server:
