@@ -41,7 +41,7 @@ class RecordedModel:
         if cursor is None:
             raise ReplayError("an empty history has no replies to give")
         self._messages: Sequence[Message] = cursor.transcript
-        self._checked = 0
+        self._same: list[Message] = []
 
     async def generate(self, request: ModelRequest, emit: Emit) -> ModelReply:
         """Return the recorded reply of this turn and round.
@@ -58,12 +58,15 @@ class RecordedModel:
             raise RecordedModelMismatch(
                 f"at {place} the recorded model saw {length} messages, now there are {len(request.messages)}"
             )
-        # What was compared for an earlier reply need not be compared again: conversations only grow.
-        start = self._checked if self._checked <= length else 0
-        for index in range(start, length):
-            if _spoken(request.messages[index]) != _spoken(self._messages[index]):
-                raise RecordedModelMismatch(f"at {place} message {index} differs from the recorded one")
-        self._checked = length
+        same = self._same
+        for index, (given, recorded_one) in enumerate(zip(request.messages, self._messages, strict=False)):
+            if index == len(same):
+                same.append(recorded_one)
+            # The very object that was compared for an earlier reply need not be compared again.
+            if given is not same[index]:
+                if _spoken(given) != _spoken(recorded_one):
+                    raise RecordedModelMismatch(f"at {place} message {index} differs from the recorded one")
+                same[index] = given
         return _admissible(reply)
 
 
