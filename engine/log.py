@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from .core.record import TransitionRecord
 from .core.redaction import Redactor
 
 _standard = logging.getLogger("engine")
@@ -78,3 +79,19 @@ logger = cast(
     ),
 )
 """Bind and log as with any structlog logger."""
+
+
+def log_steps(records: Iterable[TransitionRecord]) -> None:
+    """Leave a line at debug level for each record that has become durable: what happened, and the move. No content."""
+    # One look at the level for all of them: it is cached there, so a host that does not listen pays nothing more.
+    if not _standard.isEnabledFor(logging.DEBUG):
+        return
+    for record in records:
+        logger.debug(
+            "step",
+            session=record.session,
+            seq=record.seq,
+            trigger=record.trigger,
+            source=record.source.value,
+            dest=record.dest.value,
+        )

@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from engine import Engine, ModelReply
 from engine.core.redaction import Redactor
+from engine.journal import MemoryJournal
 from engine.log import hide_in_log, logger
+from engine.models import FunctionModel
+from engine.testing.records import read_all
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -90,3 +94,22 @@ def test_f18_known_secrets_stay_out_of_the_log(caplog: pytest.LogCaptureFixture)
     show()
     logger.error("sesame-open")
     assert lines(caplog)[-1]["event"] == "sesame-open"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
+async def test_m20_each_step_is_a_line_at_debug_level(caplog: pytest.LogCaptureFixture, level: int) -> None:
+    """A host that listens at debug level sees every move that was recorded, and nothing that was said; else nothing."""
+    journal = MemoryJournal()
+    model = FunctionModel(lambda request: ModelReply(text="a secret answer"))
+    with caplog.at_level(level, logger="engine"):
+        async with Engine(model=model, journal=journal) as engine:
+            await (await engine.open("s")).ask("a secret question")
+    steps = [line for line in lines(caplog) if line["event"] == "step"]
+    expected = [
+        {"event": "step", "session": "s", "level": "debug", "seq": record.seq, "trigger": record.trigger,
+         "source": record.source.value, "dest": record.dest.value}
+        for record in await read_all(journal, "s")
+    ]  # fmt: skip
+    assert steps == (expected if level == logging.DEBUG else [])
+    assert "secret" not in caplog.text

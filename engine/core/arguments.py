@@ -60,6 +60,19 @@ def parse_json(text: str) -> JsonValue:
     return value
 
 
+def decode_value(text: str, start: int = 0) -> tuple[JsonValue, int]:
+    """Return the strict JSON value that begins at `start`, and where it ends; what follows it is not looked at.
+
+    Raises:
+        ValueError: there is none, or one that `parse_arguments` would refuse.
+    """
+    try:
+        found: tuple[JsonValue, int] = _decoder.raw_decode(text, start)
+    except RecursionError:
+        raise ValueError(f"it nests deeper than {MAX_DEPTH} levels") from None
+    return found
+
+
 def json_text(value: object) -> str:
     """Return the canonical JSON of a value: ASCII, keys sorted, no white space.
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from .function import FunctionModel
 from .recorded import RecordedModel
 from .scripted import ScriptedModel
+from .text_calls import TEXT_CALL_FORMATS, TextCallFormat
 
 if TYPE_CHECKING:
     from .http import HttpModel, HttpSettings
     from .llama_cpp import LlamaCppModel, LlamaSettings
 
 __all__ = [
+    "TEXT_CALL_FORMATS",
     "FunctionModel",
     "HttpModel",
     "HttpSettings",
@@ -21,6 +23,7 @@ __all__ = [
     "LlamaSettings",
     "RecordedModel",
     "ScriptedModel",
+    "TextCallFormat",
 ]
 
 

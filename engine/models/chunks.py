@@ -8,6 +8,7 @@ and ports. Must never do I/O.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +19,9 @@ from ..core.notices import ReasoningDelta, TextDelta, ToolInputDelta
 from ..core.values import FinishReason, JsonObject, Message, ModelReply, ToolCall, Usage, WirePatch
 from ..errors import ModelError
 from ..ports import Emit
+from .text_calls import CallReader
+from .text_calls.reader import Piece
+from .text_calls.replies import note_repairs, was_cut
 from .wire import as_list, as_object, join_surrogates, scrub, text_of_parts, to_wire
 
 _FINISH: Mapping[str, FinishReason] = {
@@ -51,10 +55,19 @@ class _Call:
 
 
 class ReplyBuilder:
-    """Grows one reply out of chunks."""
+    """Grows one reply out of chunks.
 
-    def __init__(self, emit: Emit) -> None:
+    Args:
+        emit: is told about every piece.
+        reader: finds tool calls in the text; None where the server does.
+        id_prefix: of the ids of calls that have none, before their index. "" draws one.
+    """
+
+    def __init__(self, emit: Emit, reader: CallReader | None = None, id_prefix: str = "") -> None:
         self._emit = emit
+        self._reader = reader
+        self._id_prefix = id_prefix
+        self._heard = False
         self._text: list[str] = []
         self._calls: list[_Call] = []
         self._finish: str | None = None
@@ -69,7 +82,7 @@ class ReplyBuilder:
     @property
     def started(self) -> bool:
         """Whether anything of a reply arrived."""
-        return bool(self._text or self._calls)
+        return bool(self._heard or self._calls)
 
     def add(self, chunk: Mapping[str, Any]) -> None:
         """Take in a chunk of a stream, or the body of a whole answer. Choices beside the first are left out."""
@@ -93,6 +106,8 @@ class ReplyBuilder:
         finish = _FINISH.get(self._finish)
         if finish is None and self._finish in ("error", "abort", "cancelled", "insufficient_system_resource"):
             raise ModelError(f"the server broke the reply off with finish reason {self._finish!r}")
+        if self._reader is not None:
+            self._pieces(self._reader.close(cut=was_cut(finish or "stop")))
         try:
             calls = tuple(self._call(call) for call in self._calls)
         except ValidationError as error:
@@ -122,11 +137,25 @@ class ReplyBuilder:
         # A refusal is what the model says instead of an answer: the user should read it.
         for text in (content if isinstance(content, str) else text_of_parts(content), piece.get("refusal")):
             if isinstance(text, str) and text:
-                self._text.append(text)
-                self._emit(TextDelta(text))
+                self._heard = True
+                self._pieces([text] if self._reader is None else self._reader.feed(text))
         for delta in as_list(piece.get("tool_calls")):
             if is_object(delta):
                 self._tool(delta)
+
+    def _pieces(self, pieces: list[Piece]) -> None:
+        """Take in text, and calls that were found in it."""
+        for piece in pieces:
+            if isinstance(piece, str):
+                self._text.append(piece)
+                self._emit(TextDelta(piece))
+                continue
+            note_repairs(piece)
+            taken = {call.id for call in self._calls}
+            call = _Call(None, None if piece.id in taken else piece.id)
+            call.name, call.pieces = piece.name, [piece.arguments_text]
+            self._calls.append(call)
+            self._emit(ToolInputDelta(len(self._calls) - 1, call.name, piece.arguments_text))
 
     def _tool(self, delta: Mapping[str, Any]) -> None:
         function = as_object(delta.get("function"))
@@ -174,10 +203,16 @@ class ReplyBuilder:
 
     def _call(self, call: _Call) -> ToolCall:
         # Where a server gives no id, one is made: the result must be able to name its call.
-        call.id = scrub(call.id or f"call_{uuid4().hex}")
+        call.id = scrub(call.id or self._new_id(self._calls.index(call)))
         assert call.id is not None
         text = join_surrogates("".join(call.pieces))
         return call_from_text(call.id, scrub(call.name), text or "{}")
+
+    def _new_id(self, index: int) -> str:
+        if not self._id_prefix:
+            return f"call_{uuid4().hex}"
+        taken = {call.id for call in self._calls}
+        return next(made for n in count(index) if (made := f"{self._id_prefix}_{n}") not in taken)
 
     def _patch(self, calls: tuple[ToolCall, ...]) -> WirePatch | None:
         """Keep what stands beside the calls, such as a signature that the provider wants to see again."""

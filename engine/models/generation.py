@@ -13,6 +13,7 @@ from ..core.values import ModelReply
 from ..errors import ModelError
 from ..ports import Emit
 from .chunks import ReplyBuilder
+from .text_calls import CallReader
 
 
 class Server(Protocol):
@@ -26,15 +27,29 @@ class Server(Protocol):
 class Generation:
     """One reply while it grows, in the worker thread.
 
+    Args:
+        body: what llama.cpp is asked.
+        emit: is told about every piece.
+        stop: once it is set, the generation ends.
+        id_prefix: of the ids of calls, before their index.
+        reader: finds tool calls in the text; None where llama.cpp does.
+
     Attributes:
         n_ctx: the model's window in tokens, where llama.cpp said it: a request did not fit.
     """
 
-    def __init__(self, body: dict[str, Any], emit: Emit, stop: threading.Event, id_prefix: str) -> None:
+    def __init__(
+        self,
+        body: dict[str, Any],
+        emit: Emit,
+        stop: threading.Event,
+        id_prefix: str = "",
+        reader: CallReader | None = None,
+    ) -> None:
         self._body = body
         self._stop = stop
         self._id_prefix = id_prefix
-        self._builder = ReplyBuilder(emit)
+        self._builder = ReplyBuilder(emit, reader, id_prefix)
         self.n_ctx: int | None = None
         self._stop_type: object = None
         self._refusal: dict[str, Any] | None = None

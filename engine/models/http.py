@@ -29,6 +29,7 @@ from .chunks import ReplyBuilder
 from .http_faults import Cleaner, error_in, status_error
 from .rate_headers import wait_s
 from .sse import SseDecoder
+from .text_calls import CallReader, TextCallFormat
 from .wire import scrub, to_wire, tools_to_wire
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class HttpSettings(Value):
     `headers` are sent with every request; their values are treated as secrets. `include_usage` asks a stream for token
     counts: turn it off for a server that refuses `stream_options`. `max_reply_bytes` bounds one answer. `trust_env`
     lets proxies be taken from the environment. More than `max_connections` calls at once wait for one another.
+    `text_calls` names the formats in which tool calls are read out of the text, for a server that does not do that; it
+    is then asked to leave them there (`tool_choice` is "none", unless the request says otherwise).
     """
 
     headers: Mapping[str, str] = Field(default_factory=dict, repr=False)
@@ -58,6 +61,7 @@ class HttpSettings(Value):
     max_connections: Annotated[int, Field(ge=1)] = 100
     max_reply_bytes: Annotated[int, Field(ge=1024)] = 16_777_216
     trust_env: bool = True
+    text_calls: tuple[TextCallFormat, ...] = ()
 
 
 class _StaleConnection(Exception):
@@ -143,12 +147,15 @@ class HttpModel:
             ModelError: there is no whole reply; `retryable`, `kind`, `status` and `retry_after_s` say what to do.
         """
         content = self._encode(request)
+        formats = self._settings.text_calls
+        # Nothing of an answer has arrived where a connection is stale, so one builder serves both attempts.
+        builder = ReplyBuilder(emit, CallReader(formats, request.tools) if formats else None)
         try:
             try:
-                return await self._exchange(self._shared_client(), content, emit)
+                return await self._exchange(self._shared_client(), content, builder)
             except _StaleConnection:
                 async with self._new_client() as fresh:
-                    return await self._exchange(fresh, content, emit)
+                    return await self._exchange(fresh, content, builder)
         except self._httpx2.HTTPError as error:
             raise self._unreached(error) from None
 
@@ -159,6 +166,8 @@ class HttpModel:
         body: dict[str, Any] = {"model": self._model, "messages": [to_wire(message) for message in request.messages]}
         if request.tools:
             body["tools"] = tools_to_wire(request.tools)
+            if self._settings.text_calls:
+                body["tool_choice"] = "none"
         body["stream"] = self._settings.stream
         if self._settings.stream and self._settings.include_usage:
             body["stream_options"] = {"include_usage": True}
@@ -183,7 +192,7 @@ class HttpModel:
             timeout=self._timeout, limits=limits, follow_redirects=False, trust_env=self._settings.trust_env
         )
 
-    async def _exchange(self, client: httpx2.AsyncClient, content: bytes, emit: Emit) -> ModelReply:
+    async def _exchange(self, client: httpx2.AsyncClient, content: bytes, builder: ReplyBuilder) -> ModelReply:
         opened = False
         answered = False
 
@@ -197,16 +206,15 @@ class HttpModel:
                 "POST", self._url, content=content, headers=self._headers, extensions={"trace": trace}
             ) as response:
                 answered = True
-                return await self._answer(response, emit)
+                return await self._answer(response, builder)
         except (library.ReadError, library.WriteError, library.RemoteProtocolError):
             if opened or answered:
                 raise
             raise _StaleConnection from None
 
-    async def _answer(self, response: httpx2.Response, emit: Emit) -> ModelReply:
+    async def _answer(self, response: httpx2.Response, builder: ReplyBuilder) -> ModelReply:
         if not response.is_success:
             raise await self._refusal(response)
-        builder = ReplyBuilder(emit)
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "text/event-stream" or (self._settings.stream and kind != "application/json"):
             await self._read_stream(response, builder)

@@ -28,6 +28,7 @@ from ..core.values import ModelReply, Value
 from ..errors import MissingExtra, ModelError, UsageError
 from ..ports import Emit, ModelRequest
 from .generation import Generation, Server
+from .text_calls import CallReader, TextCallFormat
 from .wire import scrub, to_wire, tools_to_wire
 
 T = TypeVar("T")
@@ -43,17 +44,20 @@ class LlamaSettings(Value):
     """How a local model is loaded and sampled.
 
     Of loading: `n_ctx` is the window in tokens (None: the model's own, less where memory does not hold it), `n_batch`
-    how many prompt tokens are decoded at a time, `chat_template` a Jinja template instead of the model's own,
-    `prompt_cache_mib` the memory in MiB for the prefixes of other conversations. More than one of `n_threads` pays only
-    on idle cores.
+    how many prompt tokens are decoded at a time (where either is 1, llama.cpp aborts the whole process),
+    `chat_template` a Jinja template instead of the model's own, `prompt_cache_mib` the memory in MiB for the prefixes
+    of other conversations. More than one of `n_threads` pays only on idle cores.
 
     Of sampling, and replaceable by the parameters of a request: `max_tokens` of one reply (the window bounds it too),
     `temperature` (None: 0 for the packaged model, else 0.7; 0 is greedy), `top_k`, `min_p`, `repeat_penalty` over the
     last `repeat_last_n` tokens, `seed`, and `stop`, texts that end a reply and are cut off it.
+
+    `text_calls` names the formats in which tool calls are read out of the text, instead of leaving that to llama.cpp:
+    for a model that writes calls in another way than its template does.
     """
 
-    n_ctx: Annotated[int, Field(ge=1)] | None = None
-    n_batch: Annotated[int, Field(ge=1)] = 512
+    n_ctx: Annotated[int, Field(ge=2)] | None = None
+    n_batch: Annotated[int, Field(ge=2)] = 512
     n_threads: Annotated[int, Field(ge=1)] = 1
     chat_template: str | None = None
     prompt_cache_mib: Annotated[int, Field(ge=0)] = 256
@@ -65,6 +69,7 @@ class LlamaSettings(Value):
     repeat_last_n: Annotated[int, Field(ge=0)] = 64
     seed: Annotated[int, Field(ge=0, lt=2**32 - 1)] = 0
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    text_calls: tuple[TextCallFormat, ...] = ()
 
 
 _ONE_TOKEN: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
@@ -182,7 +187,9 @@ class LlamaCppModel:
             else:
                 anyio.from_thread.run_sync(emit, notice)
 
-        generation = Generation(body, tell, stop, f"call_{request.turn}_{request.round}")
+        formats = self._settings.text_calls
+        reader = CallReader(formats, request.tools) if formats else None
+        generation = Generation(body, tell, stop, f"call_{request.turn}_{request.round}", reader)
 
         def answer() -> ModelReply:
             try:
@@ -206,7 +213,7 @@ class LlamaCppModel:
             return
         body = {**self._body(request), "max_tokens": 0}
         stop = self._reading = threading.Event()
-        reading = Generation(body, _ignore, stop, "")
+        reading = Generation(body, _ignore, stop)
 
         def read() -> None:
             reading.ask(self._load(), self._path.stem)
@@ -241,6 +248,9 @@ class LlamaCppModel:
         }
         if request.tools:
             body["tools"] = tools_to_wire(request.tools)
+            if settings.text_calls:
+                # The tools stand in the prompt all the same; llama.cpp only leaves the reply as it is.
+                body["tool_choice"] = "none"
         body.update(scrub(request.parameters))
         # Only the verbose form tells a stop sequence from the end of the text, and it repeats the whole prompt.
         body["verbose"] = bool(body["stop"])

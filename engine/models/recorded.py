@@ -52,7 +52,7 @@ class RecordedModel:
         if cursor is None:
             raise ReplayError("an empty history has no replies to give")
         self._messages: Sequence[Message] = cursor.transcript
-        self._checked = 0, ALL
+        self._same: tuple[Shown, list[Message]] = ALL, []
 
     async def generate(self, request: ModelRequest, emit: Emit) -> ModelReply:
         """Return the recorded reply of this turn and round, or the recorded summary.
@@ -71,14 +71,19 @@ class RecordedModel:
         if recorded is None:
             counts = " or ".join(map(str, known))
             raise RecordedModelMismatch(f"at {place} the recorded model saw {counts} messages, now there are {length}")
-        # What was compared for an earlier reply need not be compared again: conversations only grow.
-        checked, shown = self._checked
-        start = checked if checked <= length and shown == recorded.shown else 0
         seen = recorded.view(self._messages)
-        for index in range(start, length):
-            if _spoken(request.messages[index]) != _spoken(seen[index]):
-                raise RecordedModelMismatch(f"at {place} message {index} differs from the recorded one")
-        self._checked = length, recorded.shown
+        shown, same = self._same
+        if shown != recorded.shown:
+            same = []
+        self._same = recorded.shown, same
+        for index, given in enumerate(request.messages):
+            if index == len(same):
+                same.append(seen[index])
+            # The very object that was compared for an earlier reply need not be compared again.
+            if given is not same[index]:
+                if _spoken(given) != _spoken(seen[index]):
+                    raise RecordedModelMismatch(f"at {place} message {index} differs from the recorded one")
+                same[index] = given
         if isinstance(recorded.reply, Fault):
             fault = recorded.reply
             raise ModelError(fault.message, kind="context_full", retryable=False, status=fault.status)

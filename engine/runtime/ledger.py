@@ -21,6 +21,7 @@ from ..core.session import Session
 from ..core.step import reproduce, take
 from ..core.values import State
 from ..journal.codec import GENESIS, Chain, seal
+from ..log import log_steps
 from ..ports import Writer
 from ..replay.checkpoints import Checkpoint
 from ..replay.turns import TurnLog
@@ -154,6 +155,7 @@ class Ledger:
         self._attempted = []
         self.session, self._cursor = cursor.frozen(), cursor
         self._note(records, cursor)
+        log_steps(records)
         if self._broadcast.watched:
             for record in records:
                 self._broadcast.record(record)

@@ -592,6 +592,18 @@ async def test_a_kept_connection_that_was_closed_is_replaced_once(ending: Answer
 
 
 @pytest.mark.anyio
+async def test_forty_requests_over_kept_connections_all_succeed() -> None:
+    """Kept connections die under requests now and then: none is lost, and each is answered once."""
+    answers = [drop if number % 8 == 7 else OK for number in range(45)]
+    with ScriptedServer(*answers, OK) as server:
+        async with model_at(server.url) as model:
+            for _ in range(40):
+                assert (await ask(model))[0].text == "hi"
+        assert len(server.requests) == 45
+        assert server.connections < 15
+
+
+@pytest.mark.anyio
 async def test_a_fresh_connection_that_is_closed_too_is_an_error() -> None:
     """Once more means once: the second death in a row is reported."""
     with ScriptedServer(OK, drop) as server:
@@ -684,6 +696,20 @@ FIXTURES: dict[str, Any] = {
         {"match": {"userMessage": "think"}, "response": {"content": "It is forty-two.", "reasoning": "Let me see."}},
         {"match": {"userMessage": "limit"}, "response": {"error": {"message": "Rate limited"}, "status": 429}},
         {
+            "match": {"userMessage": "patience"},
+            "response": {"error": {"message": "Rate limited"}, "status": 429, "retryAfter": 7},
+        },
+        *(
+            {"match": {"userMessage": f"chaos {kind}"}, "response": {"content": "never"}, "chaos": {f"{kind}Rate": 1.0}}
+            for kind in ("drop", "malformed", "disconnect", "rateLimit")
+        ),
+        {
+            "match": {"userMessage": "in text"},
+            "response": {
+                "content": 'So: <tool_call>{"name": "get_weather", "arguments": {"city": "Oslo",}}</tool_call>',
+            },
+        },
+        {
             "match": {"userMessage": "cut"},
             "response": {"content": "a b c d e f g h i j k l"},
             "truncateAfterChunks": 2,
@@ -731,6 +757,34 @@ async def test_v24_the_mock_s_faults_are_faults(mock_url: str) -> None:
             await ask(model, asking("cut"))
     assert (limited.value.kind, limited.value.retry_after_s) == ("rate_limit", 1.0)
     assert (cut.value.kind, cut.value.retryable) == ("model_failure", True)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("chaos drop", "model_failure"), ("chaos malformed", "model_failure"), ("chaos disconnect", "model_failure"),
+        ("chaos rateLimit", "rate_limit"), ("patience", "rate_limit"),
+    ],
+)  # fmt: skip
+async def test_v24_every_fault_of_the_mock_is_a_retryable_fault(mock_url: str, fault: str, kind: str) -> None:
+    """Dropped, malformed, disconnected, limited: a typed error each, and the model answers the next request."""
+    async with model_at(mock_url) as model:
+        with pytest.raises(ModelError) as caught:
+            await ask(model, asking(fault))
+        reply, _ = await ask(model, asking("think"))
+    assert (caught.value.kind, caught.value.retryable) == (kind, True)
+    assert fault != "patience" or caught.value.retry_after_s == 7.0
+    assert reply.text == "It is forty-two."
+
+
+@pytest.mark.anyio
+async def test_l9_calls_in_the_text_of_the_mock_are_read(mock_url: str) -> None:
+    """Streamed in the mock's own pieces, nothing of the call is seen as text."""
+    async with model_at(mock_url, text_calls=("hermes",)) as model:
+        reply, notices = await ask(model, asking("in text", tools=(WEATHER,)))
+    assert (reply.text, [call.arguments for call in reply.tool_calls]) == ("So: ", [{"city": "Oslo"}])
+    assert "".join(notice.text for notice in notices if isinstance(notice, TextDelta)) == "So: "
 
 
 @pytest.mark.anyio

@@ -12,9 +12,10 @@ from types import FrameType
 import anyio
 import psutil
 import pytest
+from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
-from engine import Engine, EngineSettings, Outcome, tool
+from engine import Engine, EngineSettings, Outcome, State, TurnResult, tool
 from engine.core.events import ContextCompacted
 from engine.core.notices import Notice, TextDelta, ToolInputDelta
 from engine.core.tokens import message_tokens
@@ -24,6 +25,7 @@ from engine.journal import MemoryJournal
 from engine.models.llama_cpp import LlamaCppModel, LlamaSettings, packaged_model
 from engine.ports import Model, ModelRequest
 from engine.replay import verify
+from engine.testing.records import read_all
 
 pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install 'agent-engine[local]'")
 
@@ -201,6 +203,29 @@ async def test_l17_cancelled_between_tokens(model: LlamaCppModel) -> None:
 
 
 @pytest.mark.anyio
+async def test_l2_a_turn_that_is_cancelled_in_its_reply_ends_as_cancelled(model: LlamaCppModel) -> None:
+    """Cancelled while the model writes, the reason is in the result and in the last record, which replays."""
+    journal = MemoryJournal()
+    async with Engine(model=model, journal=journal) as engine:
+        session = await engine.open("s")
+        seen: list[object] = []
+        async with anyio.create_task_group() as group:
+            async for item in session.stream(LONG):
+                seen.append(item)
+                if isinstance(item, TextDelta) and sum(isinstance(one, TextDelta) for one in seen) == 3:
+                    group.start_soon(session.cancel, "enough")
+        again = await (await engine.open("t")).ask("hello")
+    result = seen[-1]
+    assert isinstance(result, TurnResult)
+    assert (result.outcome, result.reason, result.text) == (Outcome.CANCELLED, "enough", None)
+    records = await read_all(journal, "s")
+    [ended] = [record for record in records if record.trigger == "turn_cancelled"]
+    assert (ended.source, ended.dest) == (State.GENERATING_RESPONSE, State.IDLE)
+    assert verify(records).ok
+    assert again.text == "Hello! How can I help?"
+
+
+@pytest.mark.anyio
 async def test_cancelled_before_its_turn(model: LlamaCppModel) -> None:
     """A session that waits for the model is cancelled at once, and the one that has it is not disturbed."""
     told: list[Notice] = []
@@ -257,6 +282,36 @@ async def test_l4_prefix_is_reused(model: LlamaCppModel) -> None:
     assert first.usage.cached_tokens == 0
     assert second.usage.cached_tokens >= first.usage.input_tokens
     assert third.usage.cached_tokens == third.usage.input_tokens - 1
+
+
+@pytest.mark.anyio
+@settings(max_examples=12)
+@given(texts=st.lists(st.text("abé", max_size=40), min_size=2, max_size=8), batch=st.sampled_from([2, 16, 512]))
+async def test_l4_l6_exactly_the_common_prefix_is_reused(texts: list[str], batch: int) -> None:
+    """Property: prompt after prompt, the cache is extended, cut back or nearly cleared to what both have in common.
+
+    A byte is a token of the packaged model. What stands before the user's text is common to all, and at least one token
+    is always evaluated.
+    """
+    local = LlamaCppModel(settings=LlamaSettings(prompt_cache_mib=0, n_batch=batch))
+
+    async def counted(text: str) -> tuple[int, int]:
+        usage = (await local.generate(ask(text, tools=(), max_tokens=1), quiet)).usage
+        assert usage is not None
+        return usage.input_tokens, usage.cached_tokens
+
+    frame, _ = await counted("")
+    _, head = await counted("x")
+    before = b"x"
+    for text in map(str.encode, texts):
+        same = next((at for at, (one, other) in enumerate(zip(before, text, strict=False)) if one != other), None)
+        same = min(len(before), len(text)) if same is None else same
+        whole = frame + len(text)
+        # Up to the end of the shorter text they agree; the token behind it ends the message and differs.
+        expected = whole - 1 if text == before else head + same
+        assert await counted(text.decode()) == (whole, expected)
+        before = text
+    await local.aclose()
 
 
 @pytest.mark.anyio
@@ -536,7 +591,9 @@ def test_freeing_before_the_first_reply_ends() -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("field", [{"temperature": -1.0}, {"n_ctx": 0}, {"stop": ("",)}, {"n_threds": 2}])
+@pytest.mark.parametrize(
+    "field", [{"temperature": -1.0}, {"n_ctx": 1}, {"n_batch": 1}, {"stop": ("",)}, {"n_threds": 2}]
+)
 def test_settings_are_validated(field: dict[str, object]) -> None:
     """A value out of its range, or a name that does not exist, is refused."""
     with pytest.raises(ValidationError):

@@ -74,6 +74,19 @@ async def test_other_words_are_a_mismatch(index: int) -> None:
         await RecordedModel(records).generate(ModelRequest(messages, turn=2, round=1), ignore)
 
 
+async def test_words_that_change_after_they_were_compared_are_a_mismatch() -> None:
+    """What an earlier request was compared for is compared again where a later one says something else there."""
+    records = await history_of(CHAT)
+    model = RecordedModel(records)
+    await model.generate(asked_at(records, 1, 1), ignore)
+    messages = list(asked_at(records, 2, 1).messages)
+    messages[0] = messages[0].model_copy(update={"text": "other"})
+    with pytest.raises(RecordedModelMismatch, match="message 0 differs"):
+        await model.generate(ModelRequest(messages, turn=2, round=1), ignore)
+    reply = await model.generate(asked_at(records, 3, 1), ignore)
+    assert reply.text == "You are welcome."
+
+
 async def test_empty_history_is_no_model() -> None:
     """Without a record there is nothing to give."""
     with pytest.raises(ReplayError, match="empty"):
