@@ -82,8 +82,9 @@ class Driver:
         self._fault: Fault | None = None
         self.inlet = Inlet(self, self._desk)
         # Who approves in this engine has not seen the questions that an earlier one left open.
-        asked = [request for request in ledger.session.pending if request.not_before is None]
-        self._owes_questions = parts.approver is not None and bool(asked)
+        self._owes_questions = parts.approver is not None and any(
+            it.not_before is None for it in ledger.session.pending
+        )
         self._system = last_system(ledger.session)
         self._closed = False
         self.on_rest: Callable[[str], None] | None = None
