@@ -82,9 +82,7 @@ class Driver:
         self._fault: Fault | None = None
         self.inlet = Inlet(self, self._desk)
         # Who approves in this engine has not seen the questions that an earlier one left open.
-        self._owes_questions = parts.approver is not None and any(
-            it.not_before is None for it in ledger.session.pending
-        )
+        self._owes_questions = parts.approver is not None and any(q.not_before is None for q in ledger.session.pending)
         self._system = last_system(ledger.session)
         self._closed = False
         self.on_rest: Callable[[str], None] | None = None
