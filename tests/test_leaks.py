@@ -67,6 +67,8 @@ async def test_demand12_ten_thousand_sessions_leave_nothing_behind(tmp_path: Pat
                 group.start_soon(use, engine, range(start, start + share))
         grown = objects() - before
         assert Counter(type(part).__name__ for ref in alive if (part := ref()) is not None) == {}
-        assert (process.num_fds(), threading.active_count()) == (files, threads)
+        # Fewer is fine: what an earlier test has left may end meanwhile.
+        assert process.num_fds() <= files
+        assert threading.active_count() <= threads
     more = sum(count for name, count in grown.items() if name != "ReferenceType")
     assert more <= KEPT_BY_THE_JOURNAL * (SESSIONS - WARM_UP) + 2_000, grown.most_common(8)

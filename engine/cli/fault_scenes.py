@@ -18,6 +18,7 @@ from ..core.record import TransitionRecord
 from ..core.values import ModelReply, Outcome, ToolCall, ToolStatus
 from ..errors import ModelError
 from ..ports import Decision, Policy, Tool, ToolOptions
+from ..runtime.compact_settings import CompactionSettings
 from ..runtime.parts import EngineSettings, TurnResult
 from ..runtime.stats import EngineStats
 from ..tools.policy import RulePolicy
@@ -203,6 +204,8 @@ _PROCESSES: Final = (
 
 _SAME_ID_TWICE: Final = ModelReply(tool_calls=[call("look"), call("look")])
 
+_TOO_LONG: Final = ModelError("400: the prompt is too long", kind="context_full", retryable=False, status=400)
+
 _THE_MODEL: Final = (
     Scene(
         "The model",
@@ -250,6 +253,20 @@ _THE_MODEL: Final = (
         lambda told: told.failed("neither text nor calls") and told.count("faulted") == 3,
         "the third one ended the turn",
         limits=Limits(max_model_retries=2),
+    ),
+    Scene(
+        "The model",
+        "A conversation that does not fit the model's window is summarized, on record, and asked about again",
+        [
+            ModelReply(text="Thinking aloud. " * 60, tool_calls=[call("look")]),
+            call("look"),
+            _TOO_LONG,
+            "It looked twice.",
+            "Now it fits.",
+        ],
+        lambda told: told.result.text == "Now it fits." and told.count("context_compacted") == 1,
+        "the same round was asked for again; the history is as long as it was",
+        settings=EngineSettings(compaction=CompactionSettings(keep_messages=2)),
     ),
     Scene(
         "The model",

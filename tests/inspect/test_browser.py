@@ -266,7 +266,7 @@ def test_link_opens_its_record(show: Open) -> None:
     assert opened.text("#detail-title").startswith("16")
     assert opened.run("() => document.querySelector('[aria-selected=true][data-seq]').dataset.seq") == "16"
     opened.run("() => { location.hash = '#seq=4'; }")
-    opened.page.wait_for_function("document.getElementById('detail-title').textContent.startsWith('4')")
+    opened.page.wait_for_function("() => document.getElementById('detail-title').textContent.startsWith('4')")
 
 
 @pytest.mark.parametrize("seq", [1, 13, 16, 27, 33])
@@ -301,7 +301,8 @@ def test_button_copies_the_test(show: Open, browser: Any) -> None:
     opened.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     opened.page.click("#tab-test")
     opened.page.click("#copy-test")
-    opened.page.wait_for_function("document.querySelector('.told').textContent === 'copied'")
+    # A function: a page that is forbidden to evaluate text can be asked again and again only by one.
+    opened.page.wait_for_function("() => document.querySelector('.told').textContent === 'copied'")
     assert opened.run("() => navigator.clipboard.readText()") == opened.run("() => inspector.testAt(5)")
 
 
@@ -447,7 +448,7 @@ def test_followed_page_grows_while_another_process_writes(browser: Any, tmp_path
         before = opened.run("() => inspector.store.count")
         command(*say)
         opened.page.wait_for_function("(before) => inspector.store.count >= 2 * before - 1", arg=before)
-        opened.page.wait_for_function("document.getElementById('matches').textContent.startsWith('15')")
+        opened.page.wait_for_function("() => document.getElementById('matches').textContent.startsWith('15')")
         assert opened.text("#detail-title").startswith("3")
         assert opened.run("(seq) => inspector.stateAt(seq).turns", 2 * before - 1) == 2
         assert {urlsplit(asked).path for asked in opened.requests} == {"/", "/events"}
