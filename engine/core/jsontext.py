@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import json.encoder
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -29,11 +29,16 @@ def writer(
         ensure_ascii=ensure_ascii, sort_keys=sort_keys, allow_nan=False, separators=(",", ":"), default=default
     )
     make: Any = getattr(json.encoder, "c_make_encoder", None)
-    if make is None:
-        return plain.encode
     quote = json.encoder.encode_basestring_ascii if ensure_ascii else json.encoder.encode_basestring
-    chunks = make(None, plain.default, quote, None, ":", ",", sort_keys, False, False)
+    # Only CPython has the encoder in C.
+    return (
+        plain.encode
+        if make is None
+        else _in_one_pass(make(None, plain.default, quote, None, ":", ",", sort_keys, False, False))
+    )
 
+
+def _in_one_pass(chunks: Callable[[object, int], Sequence[str]]) -> Callable[[object], str]:
     def write(value: object) -> str:
         return "".join(chunks(value, 0))
 

@@ -24,7 +24,7 @@ def inner_function(function: Callable[..., Any]) -> Callable[..., Any]:
         function = function.func
     if hasattr(function, "__wrapped__"):
         # A decorator's work, a tool included: what it was made of tells.
-        return inspect.unwrap(function)
+        return cast(Callable[..., Any], inspect.unwrap(function))
     if inspect.isroutine(function) or inspect.isclass(function):
         return function
     return cast(Callable[..., Any], getattr(function, "__call__", function))  # noqa: B004 - the method, not whether there is one
