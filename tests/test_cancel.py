@@ -8,6 +8,7 @@ through 1, 2 and 3. With HYPOTHESIS_PROFILE=thorough each of them does.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -68,7 +69,8 @@ class Held(NamedTuple):
 
     @classmethod
     def now(cls) -> Held:
-        """Look; threads that anyio and trio keep for the next call are nobody's."""
+        """Look; threads that anyio and trio keep for the next call are nobody's, and garbage is that of other tests."""
+        gc.collect()
         names = sorted(thread.name for thread in threading.enumerate())
         return cls(
             frozenset(task.id for task in anyio.get_running_tasks()),
